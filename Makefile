@@ -1,0 +1,44 @@
+# Everything a new checkout needs: `make demo` runs the main job end to end, `make test` passes the tests.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+DEMO := yamls/demo
+
+.PHONY: help setup demo test check format lock clean
+.DEFAULT_GOAL := help
+
+help: ## say what each target does
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## make .venv and install the locked stack (about 6 GB on disk)
+
+$(READY): requirements.lock launch/megablocks_build/torch/__init__.py
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or run make PYTHON=/path/to/python3.11"; exit 2; }
+	@command -v java >/dev/null || { echo "make: java not found; Spark needs Java 17 (Debian: openjdk-17-jre-headless)"; exit 2; }
+	@echo "setup: making $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep -oE '^uv==[0-9.]+' requirements.lock)
+	@echo "setup: installing the locked stack (about 6 GB on disk; minutes on the first run)"
+	@PYTHONPATH=launch/megablocks_build VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+check: setup ## ruff (lint and format) and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup ## run every test
+	$(BIN)/python -m pytest
+
+lock: ## compile requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header -o requirements.lock
+
+clean: ## remove what the demo made; keeps .venv
+	rm -rf corpus/demo datasets/demo runs/demo .pytest_cache .ruff_cache
