@@ -1,0 +1,232 @@
+"""What a prepared dataset says of itself: counts, hashes, lineage, and one fingerprint over all of it.
+
+OUTPUT/manifest.json is written last, so a folder that has one is whole. Reading code needs nothing but this file.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+
+VERSION = 1
+FILE = "manifest.json"
+SPLITS = ("train", "heldout")
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One shard file, in the order in which Streaming numbers its samples."""
+
+    file: str  # name inside the split's folder, as it lies on disk (compressed, if the dataset is)
+    samples: int
+    bytes: int  # size on disk
+    hashes: dict[str, str]  # algorithm -> hex digest of the file on disk
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """One domain's train or held-out samples.
+
+    `samples * max_seq_len == tokens + padding_tokens`; padding lies only at the end of the last sample.
+    """
+
+    documents: int
+    tokens: int  # end-of-text included, padding not
+    padding_tokens: int
+    samples: int
+    shards: list[ShardRecord]
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """What one `sources` entry of the recipe gave."""
+
+    path: str  # as the recipe spells it; no part of the fingerprint
+    format: str
+    files: int
+    bytes: int
+    documents: int  # read, before anything was dropped
+
+
+@dataclass(frozen=True)
+class DomainRecord:
+    """One domain: what was read, what was dropped and why, what was kept."""
+
+    documents_read: int
+    dropped: dict[str, int]  # cleaning step -> documents it dropped
+    duplicates: int  # exact copies of a document of this domain or of one before it in the recipe
+    bytes: int  # UTF-8 bytes of the documents kept
+    sources: list[SourceRecord]
+    origins: dict[str, int]  # the most frequent origins (up to the first '/') -> documents kept
+    splits: dict[str, SplitRecord]
+    # Cross-entropy in nats per token of the held-out targets under the train split's unigram model (add-one smoothing
+    # over the whole vocabulary). Targets are what a model is trained on: not a sample's first token, not padding.
+    unigram_loss: float | None  # None: the recipe holds nothing out
+
+
+@dataclass(frozen=True)
+class TokenizerRecord:
+    """The tokenizer that the tokens mean something in; its files lie in `folder`, relative to the dataset."""
+
+    name: str
+    vocab_size: int
+    end_of_text: int
+    fingerprint: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of manifest.json."""
+
+    max_seq_len: int
+    token_dtype: str  # uint16 or uint32
+    seed: int
+    heldout_fraction: float
+    tokenizer: TokenizerRecord
+    domains: dict[str, DomainRecord]  # in the recipe's order
+    recipe_fingerprint: str
+    input_fingerprints: dict[str, str]  # domain -> sha256 over its input files' contents
+    version: int = VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the content: equal for equal data, wherever and whenever it was prepared."""
+        content = dataclasses.asdict(self)
+        for domain in content["domains"].values():
+            for source in domain["sources"]:
+                del source["path"]
+        # The order of domains is content (it decides which copy of a duplicate stays), and sort_keys would hide it.
+        content["domain_order"] = list(self.domains)
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Reads FOLDER/manifest.json.
+
+        Raises:
+            DataError: it is missing, damaged, of another version, or was edited by hand.
+        """
+        path = Path(folder) / FILE
+        content = _read_json(path)
+        if content.get("version") != VERSION:
+            raise DataError(
+                f"{path} has version {content.get('version')!r}, this Brickyard reads version {VERSION}; "
+                "prepare the dataset again with `brickyard prepare`"
+            )
+        recorded = content.pop("fingerprint", None)
+        try:
+            manifest = _build(cls, content, "")
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path} is damaged ({error}); prepare the dataset again with `brickyard prepare`"
+            ) from None
+        if manifest.fingerprint != recorded:
+            raise DataError(f"{path} does not match its own fingerprint; restore it or prepare the dataset again")
+        return manifest
+
+    def write(self, folder: Path) -> None:
+        """Writes FOLDER/manifest.json."""
+        content = {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
+        (Path(folder) / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def folder_of(domain: str, split: str) -> str:
+    """Where a split's index.json and shards lie, relative to the dataset's folder."""
+    assert split in SPLITS, split
+    return f"{domain}/{split}"
+
+
+def verify(folder: Path) -> Manifest:
+    """Reads the manifest and checks that every index and every shard's size agree with it; reads no shard.
+
+    Raises:
+        DataError: the manifest can't be read, or a shard is missing, truncated, changed in size or unknown to it.
+    """
+    folder = Path(folder)
+    manifest = Manifest.read(folder)
+    for domain, record in manifest.domains.items():
+        for split, split_record in record.splits.items():
+            _verify_split(folder / folder_of(domain, split), split_record)
+    return manifest
+
+
+def _verify_split(folder: Path, record: SplitRecord) -> None:
+    again = "restore it or prepare the dataset again"
+    index = _read_json(folder / "index.json").get("shards")
+    listed = [_shard_of_index(entry) for entry in index] if isinstance(index, list) else None
+    if listed != record.shards:
+        raise DataError(f"{folder / 'index.json'} lists other shards than the dataset's manifest; {again}")
+    for shard in record.shards:
+        path = folder / shard.file
+        if not path.is_file():
+            raise DataError(f"shard {path} is missing; {again}")
+        if path.stat().st_size != shard.bytes:
+            raise DataError(f"shard {path} has {path.stat().st_size} bytes, the manifest says {shard.bytes}; {again}")
+
+
+def _shard_of_index(entry: Any) -> ShardRecord | None:
+    try:
+        return shard_record(entry)
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def shard_record(entry: dict[str, Any]) -> ShardRecord:
+    """A shard's record from its entry in Streaming's index.json."""
+    data = entry["zip_data"] or entry["raw_data"]
+    return ShardRecord(data["basename"], entry["samples"], data["bytes"], data["hashes"])
+
+
+def canonical_json(content: Any) -> str:
+    """The one spelling of a JSON value that fingerprints are taken of."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"can't read {path} ({error.strerror}); is this a prepared dataset? make one with `brickyard prepare`"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path} is no valid JSON ({error}); prepare the dataset again") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged (not a JSON object); prepare the dataset again")
+    return content
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """A value of `kind` (dataclass, list, dict, optional or plain type) from parsed JSON.
+
+    Raises:
+        KeyError, TypeError: the JSON has another shape.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return None if value is None else _build(arguments[0], value, where)
+    if origin is list:
+        return [_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(_typed(value, list, where))]
+    if origin is dict:
+        return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in _typed(value, dict, where).items()}
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if set(_typed(value, dict, where)) != set(hints):
+            raise KeyError(f"{where or 'top level'} has keys {sorted(value)}")
+        return kind(**{name: _build(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})  # type: ignore[operator]
+    return _typed(value, kind, where)
+
+
+def _typed(value: Any, kind: type, where: str) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError(f"{where.lstrip('.') or 'top level'} is {type(value).__name__}, not {kind.__name__}")
+    return value

@@ -1,0 +1,148 @@
+"""The typed schema of a preparation recipe. Plain dataclasses: launch/ reads YAML into them and calls `problems`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+MAX_SHARD_MB = 2048  # MDS keeps offsets in 32 bits
+MIN_VOCAB_SIZE = 257  # every byte, and the end of text
+
+
+class SourceFormat(Enum):
+    """How a source's files are read."""
+
+    jsonl = "jsonl"  # one JSON object a line
+    parquet = "parquet"
+    text = "text"  # one document a file
+
+
+class TokenizerKind(Enum):
+    """Where the encoding comes from."""
+
+    cl100k_base = "cl100k_base"  # through tiktoken
+    ranks = "ranks"  # from a tokenizer folder or a ranks file at `path`
+    train = "train"  # trained on the kept train documents
+
+
+@dataclass
+class Source:
+    """Files of one format."""
+
+    path: str = ""  # a file, a folder or a glob, relative to the current directory
+    format: SourceFormat = SourceFormat.jsonl
+    text_column: str = "text"  # jsonl, parquet
+    origin_column: str | None = None  # jsonl, parquet; without it the file's name is the origin
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.path:
+            yield "path", "expected a file, a folder or a glob"
+        elif "://" in self.path:
+            yield "path", "expected a local path; URLs are not read yet"
+        if not self.text_column:
+            yield "text_column", "expected a column's name"
+
+
+@dataclass
+class Domain:
+    """A named kind of text."""
+
+    sources: list[Source] = field(default_factory=list)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.sources:
+            yield "sources", "expected at least one source"
+
+
+@dataclass
+class Cleaning:
+    """What a document must be to be kept. Text is always brought to NFC and freed of control characters."""
+
+    min_characters: int = 1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.min_characters < 1:
+            yield "min_characters", "expected at least 1"
+
+
+@dataclass
+class TokenizerChoice:
+    """The encoding of the dataset."""
+
+    kind: TokenizerKind = TokenizerKind.cl100k_base
+    path: str | None = None  # kind ranks
+    vocab_size: int | None = None  # kind train: exact, <|endoftext|> included
+    train_on_mb: int = 64  # kind train: about so much text is sampled, evenly over the documents
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.kind is TokenizerKind.ranks and not self.path:
+            yield "path", "kind ranks needs the path of a ranks file or of a tokenizer folder"
+        if self.kind is TokenizerKind.ranks and self.path and not Path(self.path).exists():
+            yield "path", f"expected an existing ranks file or tokenizer folder; there is no {self.path}"
+        if self.kind is not TokenizerKind.ranks and self.path:
+            yield "path", f"kind {self.kind.value} takes no path"
+        if self.kind is TokenizerKind.train and (self.vocab_size or 0) < MIN_VOCAB_SIZE:
+            yield "vocab_size", f"kind train needs a number of at least {MIN_VOCAB_SIZE}"
+        if self.kind is not TokenizerKind.train and self.vocab_size is not None:
+            yield "vocab_size", f"kind {self.kind.value} brings its own vocabulary; remove this key"
+        if self.train_on_mb < 1:
+            yield "train_on_mb", "expected at least 1"
+
+
+@dataclass
+class SparkChoice:
+    """How Spark runs. Nothing here changes the data."""
+
+    master: str = "local[*]"
+    driver_memory: str = "2g"
+    conf: dict[str, str] = field(default_factory=dict)  # any further Spark settings
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.master.startswith("local"):
+            yield "master", "expected local[N] or local[*]; clusters are not supported yet"
+
+
+@dataclass
+class PrepareRecipe:
+    """Everything `brickyard prepare` needs to turn text into a dataset."""
+
+    output: str = ""
+    domains: dict[str, Domain] = field(default_factory=dict)  # the first of two domains keeps a document both have
+    max_seq_len: int = 2048
+    seed: int = 17  # of the order of documents; the held-out split does not depend on it
+    heldout_fraction: float = 0.005  # of the documents, by hash; 0 holds nothing out
+    cleaning: Cleaning = field(default_factory=Cleaning)
+    tokenizer: TokenizerChoice = field(default_factory=TokenizerChoice)
+    shard_size_mb: float = 64.0  # uncompressed
+    compression: str | None = None  # such as zstd or zstd:7
+    hashes: list[str] = field(default_factory=lambda: ["sha1", "xxh64"])
+    spark: SparkChoice = field(default_factory=SparkChoice)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Pairs of a key, relative to this node, and a sentence on what was expected there."""
+        if not self.output or "://" in self.output:
+            yield "output", "expected a local folder"
+        if not self.domains:
+            yield "domains", "expected at least one domain"
+        for name in self.domains:
+            if not _is_folder_name(name):
+                yield f"domains.{name}", "expected a name of letters, digits, '-' and '_' other than 'tokenizer'"
+        if self.max_seq_len < 2:
+            yield "max_seq_len", "expected at least 2"
+        if not 0 <= self.heldout_fraction < 1:
+            yield "heldout_fraction", "expected a number from 0 to below 1"
+        if not 0 < self.shard_size_mb <= MAX_SHARD_MB:
+            yield "shard_size_mb", f"expected a number above 0 and at most {MAX_SHARD_MB}"
+        if self.compression is not None and self.compression.partition(":")[0] != "zstd":
+            yield "compression", "expected zstd, zstd:LEVEL or null"
+        if len(set(self.hashes)) != len(self.hashes) or not set(self.hashes) <= {"sha1", "sha256", "xxh64", "xxh128"}:
+            yield "hashes", "expected distinct names out of sha1, sha256, xxh64, xxh128"
+
+
+def _is_folder_name(name: str) -> bool:
+    return (
+        name != "tokenizer"
+        and name[:1].isalnum()
+        and name.isascii()
+        and name.replace("-", "").replace("_", "").isalnum()
+    )
