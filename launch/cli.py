@@ -1,0 +1,125 @@
+"""The commands that people type: brickyard prepare | plan | train | report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.errors import DataError
+from train.errors import RecipeError
+
+MISTAKE, INTERRUPTED = 2, 130
+
+ABOUT = """\
+Pretrain DBRX-class mixture-of-experts models on a curriculum of data.
+
+  brickyard prepare yamls/demo/data.yaml        text -> tokens: an MDS dataset with a manifest
+  brickyard plan    yamls/demo/pretrain.yaml    what a run will read, before it is paid for
+  brickyard train   yamls/demo/pretrain.yaml    train, or go on from the newest checkpoint
+  brickyard report  runs/demo                   a page about the run: loss, mixture, experts, speed
+"""
+
+OVERRIDES = """\
+Any key of the recipe can be set after it:
+  brickyard {command} {recipe} {example}
+Exit codes: 0 done, 2 your mistake (one sentence on stderr says what and where), 1 ours.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parse(arguments)
+    try:
+        return options.run(options) or 0
+    except (RecipeError, DataError) as error:
+        if os.environ.get("RANK", "0") == "0":  # every rank finds the same mistake; one says it
+            print(f"brickyard {options.command}: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print(f"brickyard {options.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `brickyard plan ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """argparse itself does not take overrides after an option (`plan RECIPE --json seed=3`)."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (any(word.startswith("-") for word in rest) or not hasattr(options, "overrides")):
+        parser.error(f"{options.command}: not understood: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="brickyard", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    prepare = add_command(commands, "prepare", "turn raw text into a tokenized MDS dataset", "yamls/demo/data.yaml")
+    prepare.set_defaults(run=run_prepare)
+
+    plan = add_command(commands, "plan", "say what a run will read, without running it", "yamls/demo/pretrain.yaml")
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.set_defaults(run=run_plan)
+
+    train = add_command(commands, "train", "train, or go on from the newest checkpoint", "yamls/demo/pretrain.yaml")
+    train.set_defaults(run=run_train)
+
+    report = commands.add_parser("report", help="write RUN_DIR/report.html", description="Write RUN_DIR/report.html: "
+                                 "one self-contained page about the run, whether it is finished or still going.")
+    report.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the folder of a run, such as runs/demo")
+    report.set_defaults(run=run_report)
+    return parser
+
+
+def add_command(commands: argparse._SubParsersAction, name: str, summary: str, recipe: str) -> argparse.ArgumentParser:
+    example = "max_seq_len=512" if name == "prepare" else "max_duration=200ba run_name=short"
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=OVERRIDES.format(command=name, recipe=recipe, example=example),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("recipe", metavar="RECIPE", type=Path, help=f"a YAML file, such as {recipe}")
+    command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="set a key of the recipe")
+    return command
+
+
+# Each command imports what it needs when it runs: Composer alone takes ten seconds, and --help should not.
+
+
+def run_prepare(options: argparse.Namespace) -> int:
+    from launch.prepare import prepare_command
+
+    return prepare_command(options.recipe, options.overrides)
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    from launch.plan import plan_command
+
+    return plan_command(options.recipe, options.overrides, as_json=options.json)
+
+
+def run_train(options: argparse.Namespace) -> int:
+    from launch.train import train_command
+
+    return train_command(options.recipe, options.overrides)
+
+
+def run_report(options: argparse.Namespace) -> int:
+    from launch.report import report_command
+
+    return report_command(options.run_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The parts of a run, each built from the recipe by one function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from composer import DataSpec, Evaluator, Event, State, Time
+from composer.loggers import WandBLogger
+from composer.utils import dist
+from streaming import LocalDataset, StreamingDataLoader
+from torch.utils.data import DataLoader, Dataset
+
+from data.manifest import Manifest, folder_of
+from data.mixture.plan import Plan
+from data.mixture.stream import CurriculumDataset
+from model.composer_model import DbrxComposerModel
+from train.recipe import Recipe
+from train.run_directory import RunDirectory
+
+
+def build_model(recipe: Recipe, manifest: Manifest) -> DbrxComposerModel:
+    """The model with its initial weights, which depend on the recipe's seed alone."""
+    return DbrxComposerModel(
+        recipe.model, recipe.curriculum.domains, manifest.tokenizer.end_of_text, seed=recipe.seed
+    )
+
+
+def build_train_data(recipe: Recipe, plan: Plan) -> DataSpec:
+    """The curriculum's samples, in the plan's order, this rank's share of each global batch."""
+    device_batch_size = recipe.global_train_batch_size // dist.get_world_size()
+    folders = [Path(recipe.dataset.path) / folder_of(domain, "train") for domain in plan.domains]
+    dataset = CurriculumDataset(plan, folders, device_batch_size, predownload=recipe.dataset.predownload)
+    workers = recipe.dataset.num_workers
+    loader = StreamingDataLoader(
+        dataset, batch_size=device_batch_size, num_workers=workers, prefetch_factor=4 if workers else None
+    )
+    return data_spec(loader)
+
+
+def build_evaluators(recipe: Recipe, manifest: Manifest) -> list[Evaluator]:
+    """One for each domain of the curriculum that has held-out samples."""
+    device_batch_size = recipe.device_train_microbatch_size or recipe.global_train_batch_size // dist.get_world_size()
+    evaluators = []
+    for number, domain in enumerate(recipe.curriculum.domains):
+        if not manifest.domains[domain].splits["heldout"].samples:
+            continue
+        dataset = HeldoutDataset(Path(recipe.dataset.path) / folder_of(domain, "heldout"), number)
+        sampler = dist.get_sampler(dataset, drop_last=False, shuffle=False)
+        loader = DataLoader(dataset, batch_size=device_batch_size, sampler=sampler)
+        evaluators.append(Evaluator(label=domain, dataloader=data_spec(loader), metric_names=["loss"]))
+    return evaluators
+
+
+class HeldoutDataset(Dataset):
+    """The held-out samples of one domain, in the order in which they lie."""
+
+    def __init__(self, folder: Path, domain: int) -> None:
+        self.samples = LocalDataset(str(folder))
+        self.domain = domain
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"tokens": self.samples[index]["tokens"].astype(np.int64), "domain": self.domain}
+
+
+def data_spec(loader: DataLoader) -> DataSpec:
+    return DataSpec(
+        loader,
+        get_num_samples_in_batch=lambda batch: len(batch["tokens"]),
+        get_num_tokens_in_batch=lambda batch: batch["tokens"].numel(),
+    )
+
+
+def evaluate_every(interval: int) -> Callable[[State, Event], bool]:
+    """Evaluate after every `interval` steps and after the last one, before that step's checkpoint is saved."""
+
+    def due(state: State, event: Event) -> bool:
+        assert state.max_duration is not None
+        finished = state.timestamp >= Time.from_input(state.max_duration)
+        return event == Event.BATCH_END and (finished or state.timestamp.batch.value % interval == 0)
+
+    return due
+
+
+def build_wandb(recipe: Recipe, run: RunDirectory, config: Mapping[str, Any]) -> list[WandBLogger]:
+    """The W&B logger, under the run's own id, so that a resumed run goes on as the same run."""
+    if recipe.wandb.mode == "disabled":
+        return []
+    os.environ.setdefault("WANDB_SILENT", "true")
+    return [
+        WandBLogger(
+            project=recipe.wandb.project,
+            entity=recipe.wandb.entity,
+            group=recipe.wandb.group,
+            name=recipe.run_name,
+            tags=recipe.wandb.tags or None,
+            init_kwargs={
+                "id": run.wandb_id(),
+                "resume": "allow",
+                "mode": recipe.wandb.mode,
+                "dir": str(run.path),
+                "config": dict(config),
+            },
+        )
+    ]
+
+
+def build_device() -> str:
+    return "gpu" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,77 @@
+"""Checkpoints that are whole or not there: written beside, then renamed.
+
+A checkpoint is a folder `checkpoints/ba00001000` in torch's sharded format (torch.distributed.checkpoint), which loads
+again on another number of ranks.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from composer import Callback, Event, Logger, State, Time
+from composer.utils import dist
+from composer.utils.checkpoint import save_checkpoint
+
+PREFIX = "ba"
+PARTIAL = ".partial-"
+
+
+class Checkpointer(Callback):
+    """Saves every `interval` steps and at the end of the run.
+
+    Args:
+        folder: where checkpoints lie.
+        interval: optimizer steps between two of them.
+        keep_last: the newest this many stay; older ones are removed once a newer one is whole.
+    """
+
+    def __init__(self, folder: Path, interval: int, keep_last: int) -> None:
+        self.folder = folder
+        self.interval = interval
+        self.keep_last = keep_last
+
+    def init(self, state: State, logger: Logger) -> None:
+        if dist.get_global_rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for partial in self.folder.glob(f"{PARTIAL}*"):
+                shutil.rmtree(partial, ignore_errors=True)  # a save that was killed
+        dist.barrier()
+
+    def run_event(self, event: Event, state: State, logger: Logger) -> None:
+        if event == Event.INIT:
+            self.init(state, logger)
+        # After evaluation, so that what is logged for this step is complete when the step is saved.
+        elif event == Event.BATCH_CHECKPOINT:
+            assert state.max_duration is not None
+            finished = state.timestamp >= Time.from_input(state.max_duration)
+            if finished or state.timestamp.batch.value % self.interval == 0:
+                self.save(state)
+
+    def save(self, state: State) -> None:
+        """Write this step's checkpoint and drop those that are too old."""
+        name = f"{PREFIX}{state.timestamp.batch.value:08d}"
+        partial = self.folder / f"{PARTIAL}{name}"
+        save_checkpoint(state, str(partial / "__{rank}_0.distcp"))
+        if dist.get_global_rank() == 0:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            partial.replace(self.folder / name)
+            for old in whole_checkpoints(self.folder)[: -self.keep_last]:
+                shutil.rmtree(old)
+        dist.barrier()
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(path for path in folder.glob(f"{PREFIX}[0-9]*") if path.is_dir())
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to go on from, or None."""
+    found = whole_checkpoints(folder)
+    return found[-1] if found else None
+
+
+def steps_of(checkpoint: Path) -> int:
+    """Optimizer steps done when the checkpoint was written."""
+    return int(checkpoint.name.removeprefix(PREFIX))

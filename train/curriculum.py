@@ -1,0 +1,82 @@
+"""From a recipe's curriculum and a dataset's manifest to the plan, and what the plan comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data.manifest import Manifest
+from data.mixture.plan import Plan
+from data.mixture.schedule import WEIGHT_UNIT, Schedule, ScheduleAnchor, quantise
+from model.flops import active_parameters, total_parameters
+from train.recipe import Recipe
+
+
+def build_schedule(recipe: Recipe) -> Schedule:
+    """The recipe's anchors in samples and whole weight units."""
+    domains = recipe.curriculum.domains
+    anchors = [
+        ScheduleAnchor(recipe.samples(anchor.at), quantise(anchor.weights, domains), anchor.ramp)
+        for anchor in recipe.curriculum.anchors
+    ]
+    return Schedule(domains, tuple(anchors))
+
+
+def build_plan(recipe: Recipe, manifest: Manifest) -> Plan:
+    """Which sample of the dataset comes at every place of the run."""
+    domains = recipe.curriculum.domains
+    rows = {domain: [shard.samples for shard in manifest.domains[domain].splits["train"].shards] for domain in domains}
+    return Plan(build_schedule(recipe), rows, recipe.curriculum.seed)
+
+
+def summarise(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
+    """What a run of this recipe will read: totals, domains and spans, as plain data for JSON."""
+    plan = build_plan(recipe, manifest)
+    end = recipe.steps * recipe.global_train_batch_size
+    edges = sorted({0, end, *(anchor.at for anchor in plan.schedule.anchors if anchor.at < end)})
+    return {
+        "run_name": recipe.run_name,
+        "dataset": manifest.fingerprint,
+        "plan": plan.fingerprint,
+        "steps": recipe.steps,
+        "samples": end,
+        "tokens": end * recipe.max_seq_len,
+        "tokens_per_step": recipe.step_tokens,
+        "parameters": total_parameters(recipe.model),
+        "active_parameters": active_parameters(recipe.model),
+        "domains": domain_totals(plan, recipe, end),
+        "spans": [span_totals(plan, recipe, first, last) for first, last in zip(edges, edges[1:], strict=False)],
+    }
+
+
+def domain_totals(plan: Plan, recipe: Recipe, end: int) -> dict[str, Any]:
+    delivered = plan.delivered(end)
+    return {
+        order.domain: {
+            "rows": order.row_count,
+            "samples": int(count),
+            "tokens": int(count) * recipe.max_seq_len,
+            "share": int(count) / end,
+            "epochs": int(count) / order.row_count,
+        }
+        for order, count in zip(plan.orders, delivered, strict=True)
+    }
+
+
+def span_totals(plan: Plan, recipe: Recipe, first: int, last: int) -> dict[str, Any]:
+    before, after = plan.delivered(first), plan.delivered(last)
+    # The weights on arrival are those just before the next anchor takes over: a step has not happened yet.
+    start, stop = plan.schedule.weights_at(first), plan.schedule.weights_at(last - 1)
+    return {
+        "from_tokens": first * recipe.max_seq_len,
+        "to_tokens": last * recipe.max_seq_len,
+        "domains": {
+            order.domain: {
+                "weight_from": start[number] / WEIGHT_UNIT,
+                "weight_to": stop[number] / WEIGHT_UNIT,
+                "tokens": int(after[number] - before[number]) * recipe.max_seq_len,
+                "epochs_from": int(before[number]) / order.row_count,
+                "epochs_to": int(after[number]) / order.row_count,
+            }
+            for number, order in enumerate(plan.orders)
+        },
+    }

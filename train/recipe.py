@@ -1,0 +1,273 @@
+"""The recipe of a training run: every key, its type, its default and what it may hold.
+
+Nothing heavy is imported here, so that a bad recipe is refused in a moment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal
+
+from data.manifest import Manifest
+from data.mixture.schedule import RAMPS
+from data.mixture.times import TrainingTime, parse_time
+from model.config import ModelConfig
+from train.schema import Problem, nearest
+
+# Rows of metrics.jsonl have these names beside the domains' own under loss/train/.
+RESERVED_DOMAINS = ("total", "cross_entropy", "load_balancing")
+INTERVAL_UNITS = "500ba, 2_000sp or 10Mtok"
+
+
+@dataclass
+class DatasetConfig:
+    """The prepared dataset to read."""
+
+    path: str  # a folder that `brickyard prepare` wrote
+    tokenizer: str | None = None  # refuse the dataset unless its tokenizer has this name
+    num_workers: int = 1  # dataloader worker processes for each rank
+    predownload: int | None = None  # samples that Streaming fetches ahead, for each worker
+
+    def problems(self) -> Iterator[Problem]:
+        if self.num_workers < 0:
+            yield "num_workers", f"expected 0 or more, found {self.num_workers}"
+        if self.predownload is not None and self.predownload < 1:
+            yield "predownload", f"expected 1 or more, found {self.predownload}"
+
+
+@dataclass
+class AnchorConfig:
+    """One point of the curriculum."""
+
+    at: str  # a time: 0tok, 8Ttok, 500ba, 0.5dur
+    weights: dict[str, float]  # share of each domain; the shares sum to 1
+    ramp: Literal["step", "linear", "cosine"] = "step"  # how the weights get here from the anchor before
+
+    def problems(self) -> Iterator[Problem]:
+        yield from time_problems("at", self.at)
+        for domain, weight in self.weights.items():
+            if not 0 <= weight <= 1:
+                yield f"weights.{domain}", f"expected a share from 0 to 1, found {weight}"
+            if domain in RESERVED_DOMAINS or "/" in domain:
+                yield f"weights.{domain}", f"a domain cannot be called {domain!r}; metrics use that name"
+        total = sum(self.weights.values())
+        if not math.isclose(total, 1, abs_tol=1e-6):
+            yield "weights", f"expected shares that sum to 1, found {total:g}"
+
+
+@dataclass
+class CurriculumConfig:
+    """The schedule of domain weights over training; constant after the last anchor."""
+
+    anchors: list[AnchorConfig]
+    seed: int = 17  # of the order of the samples
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.anchors:
+            yield "anchors", "expected at least one anchor, at 0tok"
+        elif readable_time(self.anchors[0].at) and parse_time(self.anchors[0].at).value != 0:
+            yield "anchors[0].at", f"expected the first anchor at 0tok, found {self.anchors[0].at}"
+        elif self.anchors[0].ramp != RAMPS[0]:
+            yield "anchors[0].ramp", "expected no ramp: there is no anchor before the first"
+        if not 0 <= self.seed < 2**63:
+            yield "seed", f"expected a number from 0 to 2^63 - 1, found {self.seed}"
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Every domain that some anchor names, in order of appearance."""
+        return tuple(dict.fromkeys(domain for anchor in self.anchors for domain in anchor.weights))
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with decoupled weight decay (Loshchilov and Hutter 2019); norms are not decayed."""
+
+    lr: float = 3e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float | None = 1.0  # gradients are scaled down to this norm over all parameters
+
+    def problems(self) -> Iterator[Problem]:
+        for name in ("lr", "eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                yield name, f"expected a number above 0, found {getattr(self, name)}"
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                yield name, f"expected a number from 0 up to, not including, 1, found {getattr(self, name)}"
+        if not 0 <= self.weight_decay < math.inf:
+            yield "weight_decay", f"expected 0 or more, found {self.weight_decay}"
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            yield "clip_norm", f"expected a number above 0, or null for no clipping, found {self.clip_norm}"
+
+
+@dataclass
+class SchedulerConfig:
+    """The learning rate over training: a linear warmup, then the named decay down to `final` of the peak."""
+
+    name: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: str = "0ba"
+    final: float = 0.1
+
+    def problems(self) -> Iterator[Problem]:
+        yield from time_problems("warmup", self.warmup)
+        if not 0 <= self.final <= 1:
+            yield "final", f"expected a share of the peak from 0 to 1, found {self.final}"
+
+
+@dataclass
+class CheckpointConfig:
+    """What stays of the checkpoints."""
+
+    keep_last: int = 2  # the newest this many stay on disk
+
+    def problems(self) -> Iterator[Problem]:
+        if self.keep_last < 1:
+            yield "keep_last", f"expected 1 or more, found {self.keep_last}"
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases. Offline runs are written under the run directory; `wandb sync` sends them later."""
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "brickyard"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Recipe:
+    """A training run."""
+
+    run_name: str
+    max_duration: str
+    global_train_batch_size: int  # samples of one optimizer step, over all ranks
+    max_seq_len: int  # tokens of a sample
+    dataset: DatasetConfig
+    curriculum: CurriculumConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    run_root: str = "runs"
+    seed: int = 17  # of the initial weights, dropout and router jitter
+    device_train_microbatch_size: int | None = None  # samples a rank works on at once; null: all of its share
+    save_interval: str = "1000ba"
+    eval_interval: str = "1000ba"
+    log_interval: str = "10ba"  # between lines on the console
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.run_name or self.run_name.startswith(".") or "/" in self.run_name:
+            yield "run_name", f"expected a plain folder name, found {self.run_name!r}"
+        for name in ("global_train_batch_size", "max_seq_len"):
+            if getattr(self, name) < 1:
+                yield name, f"expected 1 or more, found {getattr(self, name)}"
+        if self.max_seq_len == 1:
+            yield "max_seq_len", "expected 2 or more: with one token there is none to predict"
+        if not 0 <= self.seed < 2**32:
+            yield "seed", f"expected a number from 0 to 2^32 - 1, found {self.seed}"
+        yield from self._time_problems()
+        yield from self._batch_problems()
+        yield from self._anchor_order_problems()
+
+    def _time_problems(self) -> Iterator[Problem]:
+        yield from time_problems("max_duration", self.max_duration, positive=True, dur=False)
+        for name in ("save_interval", "eval_interval", "log_interval"):
+            yield from time_problems(name, getattr(self, name), positive=True, dur=True)
+
+    def _batch_problems(self) -> Iterator[Problem]:
+        micro = self.device_train_microbatch_size
+        if micro is not None and micro < 1:
+            yield "device_train_microbatch_size", f"expected 1 or more, found {micro}"
+        elif micro is not None and self.global_train_batch_size % micro:
+            expected = f"expected a divisor of global_train_batch_size ({self.global_train_batch_size})"
+            yield "device_train_microbatch_size", f"{expected}, found {micro}"
+
+    def _anchor_order_problems(self) -> Iterator[Problem]:
+        anchors = self.curriculum.anchors
+        if self.max_seq_len < 1 or not all(readable_time(text) for text in [self.max_duration, *(a.at for a in anchors)]):
+            return
+        places = [self.samples(anchor.at) for anchor in anchors]
+        for index, (before, place) in enumerate(zip(places, places[1:], strict=False)):
+            if place <= before:
+                yield f"curriculum.anchors[{index + 1}].at", f"expected a time after the anchor before, found {anchors[index + 1].at}"
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run; max_duration is rounded up to whole steps."""
+        return math.ceil(self._exact_samples(self.max_duration) / self.global_train_batch_size)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.global_train_batch_size * self.max_seq_len
+
+    def samples(self, text: str) -> int:
+        """A time in whole samples (to the nearest)."""
+        return round(self._exact_samples(text))
+
+    def interval_steps(self, text: str) -> int:
+        """An interval in whole steps, at least one."""
+        return max(1, round(self._exact_samples(text) / self.global_train_batch_size))
+
+    def _exact_samples(self, text: str) -> Fraction:
+        time = parse_time(text)
+        if time.unit == "dur":
+            return time.value * self._exact_samples(self.max_duration)
+        return time.to_samples(max_seq_len=self.max_seq_len, batch_size=self.global_train_batch_size)
+
+
+def time_problems(key: str, text: str, *, positive: bool = False, dur: bool = True) -> Iterator[Problem]:
+    try:
+        time: TrainingTime = parse_time(text)
+    except ValueError as error:
+        yield key, str(error)
+        return
+    if positive and time.value <= 0:
+        yield key, f"expected more than nothing, found {text}"
+    if not dur and time.unit == "dur":
+        yield key, f"expected a time such as {INTERVAL_UNITS}, found {text}"
+
+
+def readable_time(text: str) -> bool:
+    return not list(time_problems("", text))
+
+
+def rank_problems(recipe: Recipe, ranks: int) -> Iterator[Problem]:
+    """What does not divide over this many ranks."""
+    batch, micro = recipe.global_train_batch_size, recipe.device_train_microbatch_size
+    if batch % ranks:
+        yield "global_train_batch_size", f"expected a multiple of the number of ranks ({ranks}), found {batch}"
+    elif micro is not None and (batch // ranks) % micro:
+        found = f"a rank's share is {batch // ranks} samples ({batch} over {ranks} ranks)"
+        yield "device_train_microbatch_size", f"expected a divisor of a rank's share, found {micro}, where {found}"
+
+
+def dataset_problems(recipe: Recipe, manifest: Manifest) -> Iterator[Problem]:
+    """What the recipe asks of the dataset and the dataset does not have."""
+    if recipe.max_seq_len != manifest.max_seq_len:
+        expected = f"expected {manifest.max_seq_len}, the length of the samples in {recipe.dataset.path}"
+        yield "max_seq_len", f"{expected}, found {recipe.max_seq_len}"
+    tokenizer = manifest.tokenizer
+    if recipe.dataset.tokenizer not in (None, tokenizer.name):
+        expected = f"expected {tokenizer.name}, which {recipe.dataset.path} was tokenized with"
+        yield "dataset.tokenizer", f"{expected}, found {recipe.dataset.tokenizer}"
+    if recipe.model.vocab_size < tokenizer.vocab_size:
+        expected = f"expected at least {tokenizer.vocab_size}, the tokens of {tokenizer.name}"
+        yield "model.vocab_size", f"{expected}, found {recipe.model.vocab_size}"
+    for index, anchor in enumerate(recipe.curriculum.anchors):
+        for domain in anchor.weights:
+            key = f"curriculum.anchors[{index}].weights.{domain}"
+            if domain not in manifest.domains:
+                known = ", ".join(manifest.domains)
+                yield key, f"no such domain in {recipe.dataset.path}{nearest(domain, manifest.domains)} (it has {known})"
+            elif manifest.domains[domain].splits["train"].samples == 0:
+                yield key, f"the domain has no training samples in {recipe.dataset.path}; leave it out"

@@ -1,0 +1,112 @@
+"""A recipe becomes a run."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import yaml
+from composer import Trainer
+from composer.utils import dist
+
+from data.manifest import Manifest
+from train.build import (
+    build_device,
+    build_evaluators,
+    build_model,
+    build_train_data,
+    build_wandb,
+    evaluate_every,
+)
+from train.callbacks.metrics_file import MetricsFile
+from train.callbacks.randomness import StepSeed
+from train.callbacks.steps import StepRecorder
+from train.checkpoint import Checkpointer, newest_checkpoint, steps_of
+from train.clipping import GradientClipping
+from train.console import Console
+from train.curriculum import build_plan, summarise
+from train.optim import build_optimizer, build_scheduler
+from train.parallel import parallelism
+from train.reader import to_yaml
+from train.recipe import Recipe
+from train.run_directory import RunDirectory, own_temporary_folder
+
+
+def train(recipe: Recipe, manifest: Manifest, run: RunDirectory) -> None:
+    """Train from the newest checkpoint of the run, or from the beginning, to the recipe's end.
+
+    Raises:
+        RecipeError: the run was begun with another recipe or other data, or another process is training it.
+    """
+    plan = build_plan(recipe, manifest)
+    run.check_same_run(recipe, manifest, plan.fingerprint)
+    checkpoint = newest_checkpoint(run.checkpoints)
+    console = Console(recipe.interval_steps(recipe.log_interval), recipe.steps, plan.domains)
+    if checkpoint and steps_of(checkpoint) >= recipe.steps:
+        console.say(f"{run.path} is finished: {steps_of(checkpoint):,} of {recipe.steps:,} steps are done")
+        return
+    if dist.get_global_rank() == 0:
+        run.describe(recipe, manifest, summarise(recipe, manifest))
+    if checkpoint:
+        console.say(f"going on from {checkpoint}")
+    trainer = build_trainer(recipe, manifest, run, console)
+    try:
+        trainer.fit()
+    finally:
+        trainer.close()
+    console.say(f"done: {recipe.steps:,} steps; the run is in {run.path}")
+
+
+def build_trainer(recipe: Recipe, manifest: Manifest, run: RunDirectory, console: Console) -> Trainer:
+    """Composer's trainer with everything that the recipe asks for, loaded from the newest checkpoint."""
+    device = build_device()
+    quieten()
+    dist.initialize_dist(device)
+    plan = build_plan(recipe, manifest)
+    model = build_model(recipe, manifest)
+    clipping = GradientClipping(recipe.optimizer.clip_norm)
+    recorder = StepRecorder(plan, model.step_statistics, clipping, MetricsFile(run.metrics), console)
+    checkpointer = Checkpointer(
+        run.checkpoints, recipe.interval_steps(recipe.save_interval), recipe.checkpoints.keep_last
+    )
+    checkpoint = newest_checkpoint(run.checkpoints)
+    return Trainer(
+        model=model,
+        train_dataloader=build_train_data(recipe, plan),
+        eval_dataloader=build_evaluators(recipe, manifest),
+        eval_interval=evaluate_every(recipe.interval_steps(recipe.eval_interval)),
+        max_duration=f"{recipe.steps}ba",
+        optimizers=build_optimizer(model, recipe.optimizer),
+        schedulers=build_scheduler(recipe),
+        algorithms=clipping,
+        callbacks=[StepSeed(recipe.seed), recorder, checkpointer],
+        loggers=build_wandb(recipe, run, yaml.safe_load(to_yaml(recipe))),
+        run_name=recipe.run_name,
+        parallelism_config=parallelism(recipe),
+        device=device,
+        precision="amp_bf16" if recipe.precision == "bf16" else "fp32",
+        device_train_microbatch_size=recipe.device_train_microbatch_size
+        or recipe.global_train_batch_size // dist.get_world_size(),
+        load_path=str(checkpoint) if checkpoint else None,
+        load_progress_bar=False,
+        progress_bar=False,
+        seed=recipe.seed,
+    )
+
+
+def quieten() -> None:
+    """Keep warnings that its user can do nothing about off the console."""
+    warnings.filterwarnings("ignore")
+    for name in ("composer", "streaming", "torch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def run_recipe(recipe: Recipe, manifest: Manifest) -> None:
+    """Open the recipe's run directory and train in it."""
+    run = RunDirectory.of(recipe)
+    own_temporary_folder(run)
+    if dist.get_global_rank() != 0:
+        train(recipe, manifest, run)
+        return
+    with run.lock():
+        train(recipe, manifest, run)

@@ -1,0 +1,128 @@
+"""Hold plain YAML data against a dataclass and say in the user's own words what does not fit."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+Problem = tuple[str, str]  # (key path, sentence)
+
+
+def shape_problems(hint: Any, value: Any, path: str = "") -> Iterator[Problem]:
+    """Where plain data (dicts, lists, scalars) does not have the shape that the type hint asks for."""
+    origin = get_origin(hint)
+    if is_dataclass(hint):
+        yield from dataclass_problems(typing.cast(type, hint), value, path)
+    elif origin in (Union, types.UnionType):
+        inner = [option for option in get_args(hint) if option is not type(None)]
+        if value is not None:
+            yield from shape_problems(inner[0], value, path)
+    elif origin is Literal:
+        if value not in get_args(hint):
+            yield path, f"expected {one_of(get_args(hint))}, found {show(value)}{nearest(value, get_args(hint))}"
+    elif origin is list:
+        yield from list_problems(get_args(hint)[0], value, path)
+    elif origin is tuple:
+        yield from tuple_problems(get_args(hint), value, path)
+    elif origin is dict:
+        yield from dict_problems(get_args(hint)[1], value, path)
+    elif not scalar_fits(hint, value):
+        yield path, f"expected {NAMES[hint]}, found {show(value)}"
+
+
+def dataclass_problems(schema: type, value: Any, path: str) -> Iterator[Problem]:
+    if not isinstance(value, dict):
+        yield path, f"expected keys ({', '.join(f.name for f in fields(schema)[:4])}, ...), found {show(value)}"
+        return
+    known = {field.name: field for field in fields(schema)}
+    hints = get_type_hints(schema)
+    for key, item in value.items():
+        if key not in known:
+            yield join(path, key), f"no such key{nearest(key, known)} (known here: {', '.join(known)})"
+        else:
+            yield from shape_problems(hints[key], item, join(path, key))
+    for name, field in known.items():
+        if name not in value and field.default is MISSING and field.default_factory is MISSING:
+            yield join(path, name), f"this key is required: {describe(hints[name])}"
+
+
+def list_problems(item_hint: Any, value: Any, path: str) -> Iterator[Problem]:
+    if not isinstance(value, list):
+        yield path, f"expected a list, found {show(value)}"
+        return
+    for index, item in enumerate(value):
+        yield from shape_problems(item_hint, item, f"{path}[{index}]")
+
+
+def tuple_problems(item_hints: tuple, value: Any, path: str) -> Iterator[Problem]:
+    if not isinstance(value, list) or len(value) != len(item_hints):
+        yield path, f"expected a list of {len(item_hints)}, found {show(value)}"
+        return
+    for index, (hint, item) in enumerate(zip(item_hints, value, strict=True)):
+        yield from shape_problems(hint, item, f"{path}[{index}]")
+
+
+def dict_problems(item_hint: Any, value: Any, path: str) -> Iterator[Problem]:
+    if not isinstance(value, dict):
+        yield path, f"expected names and values, found {show(value)}"
+        return
+    for key, item in value.items():
+        yield from shape_problems(item_hint, item, join(path, key))
+
+
+def scalar_fits(hint: type, value: Any) -> bool:
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, str | int | float) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def value_problems(value: Any, path: str = "") -> Iterator[Problem]:
+    """What the dataclasses say of their own values: each may have `problems()` yielding (relative key, sentence)."""
+    if is_dataclass(value):
+        if hasattr(value, "problems"):
+            for key, sentence in value.problems():
+                yield join(path, key) if key else path, sentence
+        for field in fields(value):
+            yield from value_problems(getattr(value, field.name), join(path, field.name))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from value_problems(item, join(path, key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from value_problems(item, f"{path}[{index}]")
+
+
+def join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def nearest(word: Any, known: Any) -> str:
+    """`; did you mean X?` where a known name is close, or nothing."""
+    close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def one_of(options: Any) -> str:
+    return " or ".join(str(option) for option in options)
+
+
+def show(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return one_of(get_args(hint))
+    return {**NAMES, list: "a list", dict: "names and values"}.get(get_origin(hint) or hint, "a group of keys")
