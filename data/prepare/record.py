@@ -1,0 +1,79 @@
+"""The manifest of a run: counts and index entries, put together on the driver."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F  # noqa: N812
+
+from data.manifest import SPLITS, DomainRecord, SourceRecord, SplitRecord, folder_of, shard_record
+from data.prepare import unigram
+from data.prepare.documents import DomainCounts
+from data.prepare.shards import Layout, write_index
+from data.prepare.sources import Input
+
+
+def record_splits(
+    written: DataFrame, layout: Layout, counts: dict[str, DomainCounts], folder: Path
+) -> dict[str, dict[str, SplitRecord]]:
+    """Writes each split's index.json and returns the splits' records, domain -> split -> record."""
+    entries: dict[tuple[str, str], list[Any]] = {place: [] for place in layout.first_shard}
+    for row in written.select("shard", "samples", "tokens", "padding", "entry").orderBy("shard").collect():
+        domain, split, number = layout.split_of(row.shard)
+        assert number == len(entries[domain, split]), f"shard {number} of {domain}/{split} was not written"
+        entries[domain, split].append(row)
+    records: dict[str, dict[str, SplitRecord]] = {domain: {} for domain in counts}
+    for domain in counts:
+        for split in SPLITS:
+            if rows := entries.get((domain, split)):
+                index = [json.loads(row.entry) for row in rows]
+                write_index(folder / folder_of(domain, split), index)
+                records[domain][split] = SplitRecord(
+                    documents=counts[domain].kept[split],
+                    tokens=sum(row.tokens for row in rows),
+                    padding_tokens=sum(row.padding for row in rows),
+                    samples=sum(row.samples for row in rows),
+                    shards=[shard_record(entry) for entry in index],
+                )
+    return records
+
+
+def record_domain(
+    counts: DomainCounts, splits: dict[str, SplitRecord], inputs: list[Input], loss: float | None
+) -> DomainRecord:
+    """One domain's record; `inputs` are the domain's own."""
+    return DomainRecord(
+        documents_read=counts.read,
+        dropped=counts.dropped,
+        duplicates=counts.duplicates,
+        bytes=counts.bytes,
+        sources=[
+            SourceRecord(
+                path=item.source.path,
+                format=item.source.format.value,
+                files=len(item.files),
+                bytes=item.bytes,
+                documents=counts.read_by_source.get(item.number, 0),
+            )
+            for item in inputs
+        ],
+        origins=counts.origins,
+        splits=splits,
+        unigram_loss=loss,
+    )
+
+
+def unigram_losses(written: DataFrame, layout: Layout, vocab_size: int) -> dict[str, float]:
+    """Each domain's unigram loss; a domain without held-out samples has none."""
+    places = list(layout.first_shard)
+    firsts = F.array(*(F.lit(first) for first in layout.first_shard.values()))
+    # A shard's group is the place of the last split that begins at or before it.
+    group = F.size(F.filter(firsts, lambda first: first <= F.col("shard"))) - 1
+    counts = unigram.target_counts(written.withColumn("group", group), vocab_size)
+    by_place = {places[number]: of for number, of in counts.items()}
+    return {
+        domain: unigram.unigram_loss(by_place[domain, "train"], heldout)
+        for (domain, split), heldout in by_place.items()
+        if split == "heldout"
+    }

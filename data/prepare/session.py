@@ -1,0 +1,110 @@
+"""One local Spark session: quiet, with our interpreter in its workers, stopped whatever happens."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from data.errors import DataError
+from data.prepare.recipe import SparkChoice
+
+OLDEST_JAVA = 17
+LOG_FILE = "spark.log"
+LOG_SETTINGS = """\
+rootLogger.level = error
+rootLogger.appenderRef.console.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.target = SYSTEM_ERR
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %p %c: %m%n
+"""
+
+
+@contextmanager
+def spark_session(choice: SparkChoice, scratch: Path) -> Iterator[SparkSession]:
+    """A session that spills and logs into `scratch` and is stopped on leaving, by Ctrl-C as well.
+
+    Raises:
+        DataError: there is no Java, it is too old, or it does not start with these settings.
+    """
+    _check_java()
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    scratch.mkdir(parents=True, exist_ok=True)
+    log_settings = scratch / "log4j2.properties"
+    log_settings.write_text(LOG_SETTINGS, encoding="utf-8")
+    settings = {
+        "spark.driver.memory": choice.driver_memory,
+        "spark.driver.extraJavaOptions": f'"-Dlog4j2.configurationFile={log_settings.absolute()}"',
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.local.dir": str(scratch.absolute()),
+        "spark.sql.warehouse.dir": str(scratch.absolute() / "warehouse"),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.adaptive.enabled": "true",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.python.worker.reuse": "true",
+        # A batch is bounded in bytes as well: ten thousand documents (Spark's default) may be gigabytes.
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "1000",
+        "spark.sql.execution.arrow.maxBytesPerBatch": str(32 << 20),
+        **choice.conf,
+    }
+    builder = SparkSession.builder.master(choice.master).appName("brickyard prepare")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing of ours uses them
+    spark = _start(builder, scratch / LOG_FILE)
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def _start(builder: SparkSession.Builder, log: Path) -> SparkSession:
+    try:
+        with _stderr_into(log):
+            return builder.getOrCreate()
+    except PySparkException as error:
+        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        reason = " ".join(said[-2:]) or str(error).splitlines()[0]
+        raise DataError(f"spark: Spark does not start with these settings: {reason}") from None
+
+
+@contextmanager
+def _stderr_into(path: Path) -> Iterator[None]:
+    """What is started in here writes its errors to a file: Java and Spark greet every user with four warnings."""
+    sys.stderr.flush()
+    ours = os.dup(2)
+    with path.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
+
+
+def spark_path(path: Path) -> str:
+    """The path as Spark takes it: on the local disk whatever Hadoop's default is, and no sign in it read as a glob."""
+    return "file://" + re.sub(r"([\\*?\[\]{}])", r"\\\1", str(path.absolute()))
+
+
+def _check_java() -> None:
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
+    if java is None:
+        where = f"JAVA_HOME ({home})" if home else "PATH"
+        raise DataError(f"no java in {where}: Spark needs Java {OLDEST_JAVA} (Debian: openjdk-17-jre-headless)")
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(\d+)', said)
+    if version is not None and int(version[1]) < OLDEST_JAVA:
+        raise DataError(f"{java} is Java {version[1]}: Spark needs Java {OLDEST_JAVA} or newer; set JAVA_HOME to one")

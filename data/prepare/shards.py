@@ -1,0 +1,178 @@
+"""Tokens to MDS shards: lay documents out in one stream per split, bring each shard's pieces together, write it."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F  # noqa: N812
+
+from data.manifest import folder_of
+from data.prepare import packing
+from data.prepare.hashed import BITS, leading_bits
+from data.prepare.session import spark_path
+
+# A bucket is what one task sorts. Keys are uniform, so equal ranges of keys hold about equal numbers of tokens.
+BUCKET_TOKENS = 16_000_000
+MDS_OFFSET_BYTES = 4  # per sample, in a shard's header
+PIECES = "shard long, offset long, tokens binary"
+WRITTEN = "shard long, samples long, tokens long, padding long, entry string, ids array<int>, counts array<long>"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where every shard of the dataset lies; shards are numbered through all splits."""
+
+    max_seq_len: int
+    samples_per_shard: int
+    dtype: str
+    end_of_text: int
+    first_shard: dict[tuple[str, str], int]  # (domain, split) -> its first shard's number
+    shards: int
+
+    @property
+    def shard_tokens(self) -> int:
+        return self.max_seq_len * self.samples_per_shard
+
+    def split_of(self, shard: int) -> tuple[str, str, int]:
+        """(domain, split, number within the split) of a shard."""
+        (domain, split), first = max(
+            ((place, first) for place, first in self.first_shard.items() if first <= shard), key=lambda item: item[1]
+        )
+        return domain, split, shard - first
+
+
+@dataclass(frozen=True)
+class Writer:
+    """How shards are written; the part of the recipe that goes to the tasks."""
+
+    output: Path
+    compression: str | None
+    hashes: list[str]
+
+
+def plan(tokens: dict[tuple[str, str], int], max_seq_len: int, dtype: str, end_of_text: int, shard_mb: float) -> Layout:
+    """Divides the splits' tokens into shards of at most `shard_mb`, of one sample at least."""
+    sample_bytes = max_seq_len * np.dtype(dtype).itemsize + MDS_OFFSET_BYTES
+    samples_per_shard = max(1, int(shard_mb * 2**20) // sample_bytes)
+    first_shard, number = {}, 0
+    for place, count in tokens.items():
+        first_shard[place] = number
+        number += -(-count // (max_seq_len * samples_per_shard))
+    return Layout(max_seq_len, samples_per_shard, dtype, end_of_text, first_shard, number)
+
+
+def write(tokens: DataFrame, layout: Layout, writer: Writer, folder: Path) -> None:
+    """Writes every shard, and into `folder` one row per shard (columns: WRITTEN)."""
+    pieces = _placed(tokens).mapInArrow(partial(_cut_batches, layout=layout), PIECES)
+    # Each task that writes imports streaming, and with it torch, so tasks are few; a task writes its shards one by one.
+    tasks = min(layout.shards, 2 * tokens.sparkSession.sparkContext.defaultParallelism)
+    by_shard = pieces.repartitionById(tasks, (F.col("shard") % tasks).cast("int")).sortWithinPartitions(
+        "shard", "offset"
+    )
+    written = by_shard.mapInArrow(partial(_write_batches, layout=layout, writer=writer), WRITTEN)
+    written.write.parquet(spark_path(folder))
+
+
+def write_index(folder: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Streaming's index.json of one split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.json").write_text(json.dumps({"version": 2, "shards": list(entries)}, sort_keys=True) + "\n")
+
+
+def _placed(tokens: DataFrame) -> DataFrame:
+    """Tokenized documents with `offset`, their first token's place in their split's stream, in the order of keys."""
+    total = tokens.agg(F.sum("count")).first()[0]  # type: ignore[index]
+    buckets = max(1, -(-total // BUCKET_TOKENS))
+    tokens = tokens.withColumn("bucket", F.shiftright(leading_bits(F.col("key")) * F.lit(buckets), BITS))
+    split = Window.partitionBy("domain", "split")
+    before = Window.unboundedPreceding, -1
+    sizes = tokens.groupBy("domain", "split", "bucket").agg(F.sum("count").alias("size"))
+    start = F.coalesce(F.sum("size").over(split.orderBy("bucket").rowsBetween(*before)), F.lit(0))
+    starts = sizes.select("domain", "split", "bucket", start.alias("start"))
+    bucket = Window.partitionBy("domain", "split", "bucket").orderBy("key").rowsBetween(*before)
+    within = F.coalesce(F.sum("count").over(bucket), F.lit(0))
+    placed = tokens.withColumn("within", within).join(F.broadcast(starts), ["domain", "split", "bucket"])
+    return placed.select("domain", "split", (F.col("start") + F.col("within")).alias("offset"), "tokens")
+
+
+def _cut_batches(batches: Iterator[pa.RecordBatch], layout: Layout) -> Iterator[pa.RecordBatch]:
+    width = np.dtype(layout.dtype).itemsize
+    for batch in batches:
+        rows = []
+        for row in batch.to_pylist():
+            first = layout.first_shard[row["domain"], row["split"]]
+            data = row["tokens"]
+            for shard, start, stop in packing.cut(row["offset"], len(data) // width, layout.shard_tokens):
+                rows.append((first + shard, row["offset"] + start, data[start * width : stop * width]))
+        yield _batch(rows, pa.schema([("shard", pa.int64()), ("offset", pa.int64()), ("tokens", pa.binary())]))
+
+
+def _write_batches(batches: Iterator[pa.RecordBatch], layout: Layout, writer: Writer) -> Iterator[pa.RecordBatch]:
+    rows = (
+        (shard, offset, np.frombuffer(data, dtype=layout.dtype))
+        for batch in batches
+        for shard, offset, data in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    )
+    schema = pa.schema(
+        [
+            *((name, pa.int64()) for name in ("shard", "samples", "tokens", "padding")),
+            ("entry", pa.string()),
+            ("ids", pa.list_(pa.int32())),
+            ("counts", pa.list_(pa.int64())),
+        ]
+    )
+    for shard, pieces in groupby(rows, key=lambda row: row[0]):
+        domain, split, number = layout.split_of(shard)
+        samples, padding = packing.assemble(
+            (piece[1:] for piece in pieces), number * layout.shard_tokens, layout.max_seq_len, layout.end_of_text
+        )
+        entry = _write_shard(samples, number, writer, writer.output / folder_of(domain, split))
+        ids, counts = np.unique(packing.targets(samples, padding), return_counts=True)
+        row = (shard, len(samples), samples.size - padding, padding, json.dumps(entry), ids.tolist(), counts.tolist())
+        yield _batch([row], schema)
+
+
+def _write_shard(samples: np.ndarray, number: int, writer: Writer, folder: Path) -> dict[str, Any]:
+    """Writes samples [samples, length] as shard `number` of `folder`; returns its entry for index.json.
+
+    A task that is tried again writes the same bytes beside and renames them over.
+    """
+    from streaming import MDSWriter  # imports torch: seconds, so only in the tasks that write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    attempt = Path(tempfile.mkdtemp(prefix=".attempt-", dir=folder))
+    columns = {"tokens": f"ndarray:{samples.dtype.name}:{samples.shape[1]}"}
+    with MDSWriter(
+        columns=columns,
+        out=str(attempt / "shard"),
+        compression=writer.compression,
+        hashes=sorted(writer.hashes),
+        size_limit=None,
+    ) as mds:
+        for sample in samples:
+            mds.write({"tokens": sample})
+    (entry,) = json.loads((attempt / "shard" / "index.json").read_text())["shards"]
+    for kind in ("raw_data", "zip_data"):
+        if entry[kind] is not None:
+            old = entry[kind]["basename"]
+            entry[kind]["basename"] = old.replace("shard.00000", f"shard.{number:05}")
+            if (attempt / "shard" / old).exists():
+                (attempt / "shard" / old).replace(folder / entry[kind]["basename"])
+    shutil.rmtree(attempt)
+    return entry
+
+
+def _batch(rows: list[tuple], schema: pa.Schema) -> pa.RecordBatch:
+    columns: list[Any] = list(zip(*rows, strict=True)) or [[] for _ in schema]
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, kind.type) for column, kind in zip(columns, schema, strict=True)], schema=schema
+    )
