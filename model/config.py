@@ -104,6 +104,15 @@ class ModelConfig:
         yield from _prefixed("attn_config", self.attn_config.problems())
         yield from _prefixed("ffn_config", self.ffn_config.problems())
         yield from self._head_problems()
+        if self.experts is ExpertsImplementation.megablocks and not self.fits_megablocks:
+            expected = "expected moe_num_experts * ffn_hidden_size to be at least 128, which MegaBlocks needs"
+            found = self.ffn_config.moe_num_experts * self.ffn_config.ffn_hidden_size
+            yield "ffn_config.ffn_hidden_size", f"{expected}, found {found}"
+
+    @property
+    def fits_megablocks(self) -> bool:
+        """Whether the experts fill one of MegaBlocks' blocks; its dropless layer can't be built below that."""
+        return self.ffn_config.moe_num_experts * self.ffn_config.ffn_hidden_size >= 128
 
     def _head_problems(self) -> Iterator[Problem]:
         if self.d_model <= 0 or self.n_heads <= 0:

@@ -1,0 +1,58 @@
+"""One layer of the decoder: attention, then experts, each on a normalised copy of the residual stream."""
+
+from torch import Tensor, nn
+
+from model.attention import GroupedQueryAttention
+from model.config import ModelConfig
+from model.experts import build_experts
+from model.precision import as_autocast
+from model.router import Router, Routing
+
+
+class NormAttentionNorm(nn.Module):
+    """The attention half of a block and both its norms, grouped as in DBRX so that the names of weights agree."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.resid_pdrop = config.resid_pdrop
+        self.norm_1 = nn.LayerNorm(config.d_model, bias=False)
+        self.attn = GroupedQueryAttention(config)
+        self.norm_2 = nn.LayerNorm(config.d_model, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the residual stream and its normalised copy for the experts, both [B, T, D]."""
+        x_BTD = x_BTD + nn.functional.dropout(self.attn(self.norm_1(x_BTD)), self.resid_pdrop, self.training)
+        return x_BTD, self.norm_2(x_BTD)
+
+
+class MixtureOfExperts(nn.Module):
+    """A router and its experts."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.router = Router(config)
+        self.experts = build_experts(config)
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Routing]:
+        """Returns the experts' output [B, T, D] and what the router decided."""
+        x_ND = x_BTD.flatten(0, 1)
+        routing = self.router(x_ND)
+        (x_ND,) = as_autocast(x_ND)  # norms come out of autocast in fp32
+        y_ND = self.experts(x_ND, routing.weights_NK, routing.experts_NK)
+        return y_ND.view(x_BTD.shape), routing
+
+
+class Block(nn.Module):
+    """Attention and experts; the unit of sharding and of activation checkpointing."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.resid_pdrop = config.resid_pdrop
+        self.norm_attn_norm = NormAttentionNorm(config)
+        self.ffn = MixtureOfExperts(config)
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Routing]:
+        """Returns the residual stream [B, T, D] after this block, and its routing."""
+        x_BTD, normed_BTD = self.norm_attn_norm(x_BTD)
+        y_BTD, routing = self.ffn(normed_BTD)
+        return x_BTD + nn.functional.dropout(y_BTD, self.resid_pdrop, self.training), routing

@@ -1,0 +1,101 @@
+"""DBRX as Composer trains and evaluates it. The only file of model/ that imports Composer (about 10 s)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from composer.models import ComposerModel
+from torch import Tensor
+from torchmetrics import Metric
+
+from model.config import ModelConfig
+from model.dbrx import DbrxForCausalLM, DbrxOutput
+from model.head import IGNORED
+from model.router import load_balancing_loss
+from model.statistics import StepStatistics, microbatch_statistics
+
+Batch = Mapping[str, Tensor]
+
+
+class DbrxComposerModel(ComposerModel):
+    """A DBRX decoder with its loss, per-domain statistics and evaluation metric.
+
+    A batch has 'tokens' (int64 [B, T]) and 'domain' (int64 [B], an index into `domains`). Sequences run across document
+    ends: attention is plain causal. `step_statistics` gathers what the microbatches of one optimizer step saw; a
+    callback reads and clears it. Raises ValueError if the config can't be built, there is no domain, or `end_of_text`
+    is no token.
+    """
+
+    def __init__(self, config: ModelConfig, domains: Sequence[str], end_of_text: int, seed: int = 0) -> None:
+        super().__init__()
+        if not domains:
+            raise ValueError("expected at least one domain, found none")
+        if not 0 <= end_of_text < config.vocab_size:
+            raise ValueError(f"end_of_text: expected a token id below {config.vocab_size}, found {end_of_text}")
+        self.config = config
+        self.domains = list(domains)
+        self.end_of_text = end_of_text
+        self.model = DbrxForCausalLM(config, seed)
+        n_experts = config.ffn_config.moe_num_experts
+        self.step_statistics = StepStatistics.zeros(len(self.domains), config.n_layers, n_experts)
+
+    def forward(self, batch: Batch) -> DbrxOutput:
+        """Runs the decoder and its loss head; logits are never held."""
+        return self.model(batch["tokens"], next_token_targets(batch["tokens"], self.end_of_text))
+
+    def loss(self, outputs: DbrxOutput, batch: Batch, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """Composer's dict of fp32 scalars in nats: it takes the gradient of 'total' and logs each as loss/train/KEY.
+
+        'cross_entropy' is the mean over the counted targets; 'load_balancing' comes weighted, as it enters the total.
+        """
+        assert outputs.token_loss is not None, "forward always passes targets"
+        cross_entropy = outputs.token_loss.mean
+        balancing = self.config.ffn_config.moe_loss_weight * load_balancing_loss(outputs.routings)
+        targets_BT = next_token_targets(batch["tokens"], self.end_of_text)
+        self.step_statistics.add(
+            microbatch_statistics(outputs, targets_BT, batch["domain"], len(self.domains), balancing)
+        )
+        return {"total": cross_entropy + balancing, "cross_entropy": cross_entropy, "load_balancing": balancing}
+
+    def get_metrics(self, is_train: bool) -> dict[str, Metric]:
+        """One metric, 'loss', for evaluation; none in training, where `step_statistics` says more."""
+        return {} if is_train else {"loss": MeanTokenLoss()}
+
+    def update_metric(self, batch: Batch, outputs: DbrxOutput, metric: Metric) -> None:
+        """Adds an evaluation batch to the metric."""
+        assert outputs.token_loss is not None, "forward always passes targets"
+        targets_BT = next_token_targets(batch["tokens"], self.end_of_text)
+        metric.update(outputs.token_loss.loss_BT, targets_BT != IGNORED)
+
+
+class MeanTokenLoss(Metric):
+    """Mean cross-entropy in nats, exact over all counted tokens of all batches and ranks; nan if there were none."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss_sum", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("tokens", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.loss_sum: Tensor
+        self.tokens: Tensor
+
+    def update(self, loss_BT: Tensor, counted_BT: Tensor) -> None:
+        """Adds a batch: the loss of each position, 0 where it is not counted, and which are."""
+        self.loss_sum += loss_BT.sum(dtype=torch.float64)
+        self.tokens += counted_BT.sum()
+
+    def compute(self) -> Tensor:
+        """The mean so far, fp64 scalar."""
+        return self.loss_sum / self.tokens
+
+
+def next_token_targets(tokens_BT: Tensor, end_of_text: int) -> Tensor:
+    """int64 [B, T]: each position's next token, or `IGNORED` at the last position and in padding.
+
+    Padding is end_of_text after end_of_text: the first one ends a document and is learned, the rest fill the sample.
+    """
+    targets_BT = torch.full_like(tokens_BT, IGNORED)
+    targets_BT[:, :-1] = tokens_BT[:, 1:]
+    padding_BT = (tokens_BT == end_of_text) & (targets_BT == end_of_text)
+    return targets_BT.masked_fill_(padding_BT, IGNORED)

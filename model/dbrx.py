@@ -1,0 +1,104 @@
+"""The DBRX decoder. Its state dict has the keys and shapes of transformers' `DbrxForCausalLM`."""
+
+# ruff: noqa: N815 (fields carry shape suffixes too)
+
+import zlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.block import Block
+from model.config import ModelConfig, check_config
+from model.head import LanguageModelHead, TokenLoss
+from model.router import Routing
+
+
+class DbrxOutput(NamedTuple):
+    """What a forward pass gives. A tuple, because FSDP2 looks for tensors in tuples, lists and dicts only."""
+
+    logits_BTV: Tensor | None  # unless targets were given
+    token_loss: TokenLoss | None  # if targets were given
+    routings: tuple[Routing, ...]  # one for each layer
+
+
+class DbrxDecoder(nn.Module):
+    """Embedding, blocks and the last norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.emb_pdrop = config.emb_pdrop
+        self.wte = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
+        self.norm_f = nn.LayerNorm(config.d_model, bias=False)
+
+    def forward(self, tokens_BT: Tensor) -> tuple[Tensor, tuple[Routing, ...]]:
+        """Returns the last hidden state [B, T, D] and each layer's routing."""
+        x_BTD = nn.functional.dropout(self.wte(tokens_BT), self.emb_pdrop, self.training)
+        routings = []
+        for block in self.blocks:
+            x_BTD, routing = block(x_BTD)
+            routings.append(routing)
+        return self.norm_f(x_BTD), tuple(routings)
+
+
+class DbrxForCausalLM(nn.Module):
+    """A DBRX language model with weights drawn from `seed`.
+
+    Raises ValueError if the config can't be built. Built under `torch.device("meta")` it costs no memory, and
+    `initialise` is then called once the parameters are real.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        check_config(config)
+        self.config = config
+        self.transformer = DbrxDecoder(config)
+        self.lm_head = LanguageModelHead(config.d_model, config.vocab_size)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.transformer.wte.weight
+        initialise(self, config, seed)
+
+    def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None) -> DbrxOutput:
+        """Logits, or with targets (see `LanguageModelHead`) the cross-entropy, and each layer's routing.
+
+        tokens_BT is int64, ids below vocab_size; T is at most max_seq_len. Raises ValueError if it is longer.
+        """
+        if tokens_BT.shape[1] > self.config.max_seq_len:
+            limit = self.config.max_seq_len
+            raise ValueError(f"expected at most max_seq_len ({limit}) tokens in a sequence, found {tokens_BT.shape[1]}")
+        x_BTD, routings = self.transformer(tokens_BT)
+        out = self.lm_head(x_BTD, targets_BT)
+        if targets_BT is None:
+            return DbrxOutput(out, None, routings)
+        return DbrxOutput(None, out, routings)
+
+    def fsdp_wrap_fn(self, module: nn.Module) -> bool:
+        """Asked by Composer for each module: shard by block. Embedding, last norm and head go with the whole model."""
+        return isinstance(module, Block)
+
+    def activation_checkpointing_fn(self, module: nn.Module) -> bool:
+        """Asked by Composer where activation checkpointing is on: recompute by block."""
+        return isinstance(module, Block)
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
+    """Draws every weight on the CPU from its own generator, seeded by `seed` and the parameter's name.
+
+    So the values depend neither on the device nor on the number of ranks, nor on the order of initialisation. Weights
+    are normal(0, initializer_range). Those that write to the residual stream (`out_proj`, `w2`) are drawn smaller by
+    sqrt(2 * n_layers), so that the stream's variance does not grow with depth (GPT-2; transformers' DBRX has no such
+    scaling). Norms start at 1. Parameters on the meta device are left alone.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            continue
+        if "norm" in name.split(".")[-2]:
+            parameter.fill_(1.0)
+            continue
+        std = config.initializer_range
+        if name.endswith(("out_proj.weight", "mlp.w2")):
+            std /= (2 * config.n_layers) ** 0.5
+        generator = torch.Generator().manual_seed((seed << 32) ^ zlib.crc32(name.encode()))
+        parameter.copy_(torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))

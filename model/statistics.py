@@ -1,0 +1,86 @@
+"""What the microbatches of one optimizer step saw, by domain, layer and expert, on this rank."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from model.dbrx import DbrxOutput
+from model.head import IGNORED
+
+
+@dataclass
+class StepStatistics:
+    """Sums, never means, so that microbatches and ranks add up. All detached; losses in nats.
+
+    A caller reduces over ranks by summing every field, and divides at the end.
+    """
+
+    samples: Tensor  # int64 scalar
+    loss_sum_by_domain: Tensor  # fp64 [M], cross-entropy over the counted targets
+    tokens_by_domain: Tensor  # int64 [M], counted targets
+    load_balancing_sum: Tensor  # fp64 scalar, weighted loss times the microbatch's samples: Composer's weighting
+    tokens_by_layer_domain_expert: Tensor  # int64 [L, M, E], slots: each of the B * T tokens counts K times
+
+    @classmethod
+    def zeros(cls, n_domains: int, n_layers: int, n_experts: int) -> "StepStatistics":
+        """Nothing seen yet."""
+        return cls(
+            samples=torch.zeros((), dtype=torch.int64),
+            loss_sum_by_domain=torch.zeros(n_domains, dtype=torch.float64),
+            tokens_by_domain=torch.zeros(n_domains, dtype=torch.int64),
+            load_balancing_sum=torch.zeros((), dtype=torch.float64),
+            tokens_by_layer_domain_expert=torch.zeros(n_layers, n_domains, n_experts, dtype=torch.int64),
+        )
+
+    @property
+    def tokens_by_layer_expert(self) -> Tensor:
+        """int64 [L, E]: how many slots each expert of each layer was given."""
+        return self.tokens_by_layer_domain_expert.sum(dim=1)
+
+    @property
+    def cross_entropy(self) -> Tensor:
+        """fp64 scalar: mean over all counted targets; nan if there are none."""
+        return self.loss_sum_by_domain.sum() / self.tokens_by_domain.sum()
+
+    @property
+    def load_balancing(self) -> Tensor:
+        """fp64 scalar: mean of the weighted loss over samples; nan if there are none."""
+        return self.load_balancing_sum / self.samples
+
+    def add(self, other: "StepStatistics") -> None:
+        """Adds another's sums to these, moving these to its device if need be."""
+        for field in fields(self):
+            theirs = getattr(other, field.name)
+            setattr(self, field.name, getattr(self, field.name).to(theirs.device) + theirs)
+
+    def clear(self) -> None:
+        """Back to nothing seen."""
+        for field in fields(self):
+            setattr(self, field.name, torch.zeros_like(getattr(self, field.name)))
+
+
+@torch.no_grad()
+def microbatch_statistics(
+    outputs: DbrxOutput, targets_BT: Tensor, domain_B: Tensor, n_domains: int, load_balancing: Tensor
+) -> StepStatistics:
+    """One microbatch's sums. `load_balancing` is its weighted loss; no host synchronisation on a GPU."""
+    assert outputs.token_loss is not None
+    samples = torch.tensor(len(domain_B), device=domain_B.device)
+    loss_B = outputs.token_loss.loss_BT.sum(dim=1, dtype=torch.float64)
+    tokens_B = (targets_BT != IGNORED).sum(dim=1)
+    return StepStatistics(
+        samples=samples,
+        loss_sum_by_domain=loss_B.new_zeros(n_domains).index_add_(0, domain_B, loss_B),
+        tokens_by_domain=tokens_B.new_zeros(n_domains).index_add_(0, domain_B, tokens_B),
+        load_balancing_sum=load_balancing.double() * samples,
+        tokens_by_layer_domain_expert=torch.stack(
+            [_by_domain(r.experts_NK, domain_B, n_domains, len(r.tokens_per_expert_E)) for r in outputs.routings]
+        ),
+    )
+
+
+def _by_domain(experts_NK: Tensor, domain_B: Tensor, n_domains: int, n_experts: int) -> Tensor:
+    """int64 [M, E]: slots by the domain of their sequence and by expert."""
+    cell_BX = experts_NK.view(len(domain_B), -1) + domain_B[:, None] * n_experts
+    return cell_BX.flatten().bincount(minlength=n_domains * n_experts).view(n_domains, n_experts)

@@ -1,0 +1,81 @@
+"""The config reads as an OmegaConf structured config and names every impossible value."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from model.config import AttentionConfig, ExpertsImplementation, FFNConfig, ModelConfig, check_config
+
+GOOD = ModelConfig(d_model=64, n_heads=4, attn_config=AttentionConfig(kv_n_heads=2, clip_qkv=8.0))
+REFERENCE = Path(__file__).with_name("dbrx_132b_config.json")
+
+
+def _attention(**values):
+    return replace(GOOD, attn_config=replace(GOOD.attn_config, **values))
+
+
+def _ffn(**values):
+    return replace(GOOD, ffn_config=replace(GOOD.ffn_config, **values))
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "found"),
+    [
+        (replace(GOOD, d_model=0), "d_model", "found 0"),
+        (replace(GOOD, n_layers=-1), "n_layers", "found -1"),
+        (replace(GOOD, vocab_size=0), "vocab_size", "found 0"),
+        (replace(GOOD, max_seq_len=0), "max_seq_len", "found 0"),
+        (replace(GOOD, n_heads=0), "n_heads", "found 0"),
+        (replace(GOOD, n_heads=6), "n_heads", "divisor of d_model (64), found 6"),
+        (replace(GOOD, d_model=12), "n_heads", "12 / 4 = 3"),
+        (replace(GOOD, initializer_range=0.0), "initializer_range", "found 0.0"),
+        (replace(GOOD, resid_pdrop=1.0), "resid_pdrop", "found 1.0"),
+        (replace(GOOD, emb_pdrop=-0.1), "emb_pdrop", "found -0.1"),
+        (_attention(kv_n_heads=3), "attn_config.kv_n_heads", "divisor of n_heads (4), found 3"),
+        (_attention(kv_n_heads=8), "attn_config.kv_n_heads", "found 8"),
+        (_attention(kv_n_heads=0), "attn_config.kv_n_heads", "found 0"),
+        (_attention(clip_qkv=0.0), "attn_config.clip_qkv", "found 0.0"),
+        (_attention(clip_qkv=float("nan")), "attn_config.clip_qkv", "found nan"),
+        (_attention(rope_theta=-1.0), "attn_config.rope_theta", "found -1.0"),
+        (_attention(attn_pdrop=2.0), "attn_config.attn_pdrop", "found 2.0"),
+        (_ffn(moe_top_k=5), "ffn_config.moe_top_k", "at most moe_num_experts (4), found 5"),
+        (_ffn(moe_top_k=0), "ffn_config.moe_top_k", "found 0"),
+        (_ffn(moe_num_experts=0), "ffn_config.moe_num_experts", "found 0"),
+        (_ffn(ffn_hidden_size=0), "ffn_config.ffn_hidden_size", "found 0"),
+        (_ffn(moe_jitter_eps=1.0), "ffn_config.moe_jitter_eps", "found 1.0"),
+        (_ffn(moe_loss_weight=-0.1), "ffn_config.moe_loss_weight", "found -0.1"),
+        (
+            replace(_ffn(ffn_hidden_size=31), experts=ExpertsImplementation.megablocks),
+            "ffn_config.ffn_hidden_size",
+            "124",
+        ),
+        (_ffn(moe_normalize_expert_weights=0.0), "ffn_config.moe_normalize_expert_weights", "found 0.0"),
+    ],
+)
+def test_each_problem_is_named(config, key, found):
+    assert [(k, found in sentence) for k, sentence in config.problems()] == [(key, True)]
+    with pytest.raises(ValueError, match=re.escape(found)):
+        check_config(config)
+
+
+def test_good_configs_have_no_problems():
+    assert list(GOOD.problems()) == list(ModelConfig().problems()) == []
+
+
+def test_reads_from_yaml():
+    yaml = "{d_model: 64, n_heads: 4, experts: torch, attn_config: {clip_qkv: 8}, ffn_config: {moe_jitter_eps: null}}"
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.create(yaml)))
+    assert isinstance(config, ModelConfig) and isinstance(config.ffn_config, FFNConfig)
+    assert config.experts is ExpertsImplementation.torch and config.attn_config.clip_qkv == 8.0
+
+
+def test_published_names_are_ours():
+    published = json.loads(REFERENCE.read_text())
+    ours = OmegaConf.to_container(OmegaConf.structured(ModelConfig))
+    for part in ("attn_config", "ffn_config"):
+        assert set(published[part]) - {"model_type"} <= set(ours[part])
+    assert {"d_model", "n_heads", "n_layers", "max_seq_len", "vocab_size", "initializer_range"} <= set(ours)
