@@ -1,7 +1,5 @@
 """The `torch` experts against a plain fp64 loop."""
 
-import sys
-
 import expert_cases
 import pytest
 import torch
@@ -38,8 +36,3 @@ def test_bfloat16_under_autocast():
         low = experts(x.bfloat16(), weights, chosen)
     assert low.dtype is torch.bfloat16
     torch.testing.assert_close(low.float(), experts(x, weights, chosen), rtol=0.05, atol=0.1)
-
-
-def test_torch_experts_import_no_megablocks():
-    _experts()
-    assert "megablocks" not in sys.modules
