@@ -94,7 +94,7 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             continue
-        if "norm" in name.split(".")[-2]:
+        if name.split(".")[-2].startswith("norm_"):
             parameter.fill_(1.0)
             continue
         std = config.initializer_range
