@@ -100,5 +100,5 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
         std = config.initializer_range
         if name.endswith(("out_proj.weight", "mlp.w2")):
             std /= (2 * config.n_layers) ** 0.5
-        generator = torch.Generator().manual_seed((seed << 32) ^ zlib.crc32(name.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))  # the CPU's takes 32 bits
         parameter.copy_(torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))
