@@ -73,8 +73,12 @@ def build_parser() -> argparse.ArgumentParser:
     train = add_command(commands, "train", "train, or go on from the newest checkpoint", "yamls/demo/pretrain.yaml")
     train.set_defaults(run=run_train)
 
-    report = commands.add_parser("report", help="write RUN_DIR/report.html", description="Write RUN_DIR/report.html: "
-                                 "one self-contained page about the run, whether it is finished or still going.")
+    report = commands.add_parser(
+        "report",
+        help="write RUN_DIR/report.html",
+        description="Write RUN_DIR/report.html: "
+        "one self-contained page about the run, whether it is finished or still going.",
+    )
     report.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the folder of a run, such as runs/demo")
     report.set_defaults(run=run_report)
     return parser

@@ -32,11 +32,17 @@ def show(summary: dict[str, Any]) -> None:
         f"{short(summary['tokens'])} tokens in all; a model of {short(summary['parameters'])} parameters, "
         f"{short(summary['active_parameters'])} of them active for a token"
     )
-    totals = Table("domain", *[right(name) for name in ("tokens", "share", "epochs", "samples in the dataset")], box=None)
+    totals = Table(
+        "domain", *[right(name) for name in ("tokens", "share", "epochs", "samples in the dataset")], box=None
+    )
     for name, domain in summary["domains"].items():
-        totals.add_row(name, short(domain["tokens"]), f"{domain['share']:.1%}", f"{domain['epochs']:.2f}", f"{domain['rows']:,}")
+        totals.add_row(
+            name, short(domain["tokens"]), f"{domain['share']:.1%}", f"{domain['epochs']:.2f}", f"{domain['rows']:,}"
+        )
     console.print(totals)
-    spans = Table("tokens from", "to", *summary["domains"], box=None, title="weights and epochs by span", title_justify="left")
+    spans = Table(
+        "tokens from", "to", *summary["domains"], box=None, title="weights and epochs by span", title_justify="left"
+    )
     for span in summary["spans"]:
         spans.add_row(short(span["from_tokens"]), short(span["to_tokens"]), *map(span_cell, span["domains"].values()))
     console.print(spans)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from composer import DataSpec, Evaluator, Event, State, Time
-from composer.loggers import WandBLogger
 from composer.utils import dist
-from streaming import LocalDataset, StreamingDataLoader
+from streaming import StreamingDataLoader, StreamingDataset
 from torch.utils.data import DataLoader, Dataset
 
 from data.manifest import Manifest, folder_of
@@ -20,14 +18,11 @@ from data.mixture.plan import Plan
 from data.mixture.stream import CurriculumDataset
 from model.composer_model import DbrxComposerModel
 from train.recipe import Recipe
-from train.run_directory import RunDirectory
 
 
 def build_model(recipe: Recipe, manifest: Manifest) -> DbrxComposerModel:
     """The model with its initial weights, which depend on the recipe's seed alone."""
-    return DbrxComposerModel(
-        recipe.model, recipe.curriculum.domains, manifest.tokenizer.end_of_text, seed=recipe.seed
-    )
+    return DbrxComposerModel(recipe.model, recipe.curriculum.domains, manifest.tokenizer.end_of_text, seed=recipe.seed)
 
 
 def build_train_data(recipe: Recipe, plan: Plan) -> DataSpec:
@@ -57,14 +52,14 @@ def build_evaluators(recipe: Recipe, manifest: Manifest) -> list[Evaluator]:
 
 
 class HeldoutDataset(Dataset):
-    """The held-out samples of one domain, in the order in which they lie."""
+    """The held-out samples of one domain, in the order in which they lie; shards come through Streaming as needed."""
 
     def __init__(self, folder: Path, domain: int) -> None:
-        self.samples = LocalDataset(str(folder))
+        self.samples = StreamingDataset(local=str(folder), batch_size=1)
         self.domain = domain
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return self.samples.size
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"tokens": self.samples[index]["tokens"].astype(np.int64), "domain": self.domain}
@@ -87,29 +82,6 @@ def evaluate_every(interval: int) -> Callable[[State, Event], bool]:
         return event == Event.BATCH_END and (finished or state.timestamp.batch.value % interval == 0)
 
     return due
-
-
-def build_wandb(recipe: Recipe, run: RunDirectory, config: Mapping[str, Any]) -> list[WandBLogger]:
-    """The W&B logger, under the run's own id, so that a resumed run goes on as the same run."""
-    if recipe.wandb.mode == "disabled":
-        return []
-    os.environ.setdefault("WANDB_SILENT", "true")
-    return [
-        WandBLogger(
-            project=recipe.wandb.project,
-            entity=recipe.wandb.entity,
-            group=recipe.wandb.group,
-            name=recipe.run_name,
-            tags=recipe.wandb.tags or None,
-            init_kwargs={
-                "id": run.wandb_id(),
-                "resume": "allow",
-                "mode": recipe.wandb.mode,
-                "dir": str(run.path),
-                "config": dict(config),
-            },
-        )
-    ]
 
 
 def build_device() -> str:

@@ -52,10 +52,12 @@ class Checkpointer(Callback):
         """Write this step's checkpoint and drop those that are too old."""
         name = f"{PREFIX}{state.timestamp.batch.value:08d}"
         partial = self.folder / f"{PARTIAL}{name}"
-        save_checkpoint(state, str(partial / "__{rank}_0.distcp"))
+        written = save_checkpoint(state, str(partial / "__{rank}_0.distcp"))  # in a folder that Composer names
         if dist.get_global_rank() == 0:
+            assert written is not None
             shutil.rmtree(self.folder / name, ignore_errors=True)
-            partial.replace(self.folder / name)
+            Path(written).parent.replace(self.folder / name)
+            partial.rmdir()
             for old in whole_checkpoints(self.folder)[: -self.keep_last]:
                 shutil.rmtree(old)
         dist.barrier()

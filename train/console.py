@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from composer import State
 from composer.utils import dist
 
 
@@ -43,11 +42,8 @@ class Console:
             f"lr {row['lr']:.2e}  {row['tokens_per_second']:,.0f} tok/s  {clock(seconds)} left"
         )
 
-    def evaluating(self, state: State) -> None:
-        assert state.dataloader_label is not None
-
     def evaluation(self, row: dict[str, Any]) -> None:
-        losses = "  ".join(f"{name} {row[f'eval/{name}/loss']:.3f}" for name in self.domains)
+        losses = "  ".join(f"{name} {row[key]:.3f}" for name in self.domains if (key := f"eval/{name}/loss") in row)
         self.say(f"step {row['batch']:,}: held-out loss  {losses}")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from data.manifest import Manifest
 from data.mixture.plan import Plan
 from data.mixture.schedule import WEIGHT_UNIT, Schedule, ScheduleAnchor, quantise
-from model.flops import active_parameters, total_parameters
+from model.flops import count_parameters
 from train.recipe import Recipe
 
 
@@ -32,6 +33,7 @@ def summarise(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
     """What a run of this recipe will read: totals, domains and spans, as plain data for JSON."""
     plan = build_plan(recipe, manifest)
     end = recipe.steps * recipe.global_train_batch_size
+    parameters = count_parameters(recipe.model)
     edges = sorted({0, end, *(anchor.at for anchor in plan.schedule.anchors if anchor.at < end)})
     return {
         "run_name": recipe.run_name,
@@ -41,10 +43,10 @@ def summarise(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
         "samples": end,
         "tokens": end * recipe.max_seq_len,
         "tokens_per_step": recipe.step_tokens,
-        "parameters": total_parameters(recipe.model),
-        "active_parameters": active_parameters(recipe.model),
+        "parameters": parameters.total,
+        "active_parameters": parameters.active,
         "domains": domain_totals(plan, recipe, end),
-        "spans": [span_totals(plan, recipe, first, last) for first, last in zip(edges, edges[1:], strict=False)],
+        "spans": [span_totals(plan, recipe, first, last) for first, last in itertools.pairwise(edges)],
     }
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_yaml_loader  # unlike PyYAML's own, it reads 1e-3 as a number and refuses a key twice
 from omegaconf.errors import OmegaConfBaseException
 
 from train.errors import RecipeError
@@ -82,7 +81,7 @@ def apply_override(config: DictConfig, override: str) -> None:
     if not equals or not key.strip():
         raise RecipeError(f"override {override!r}: expected key=value, such as seed=3 or model.d_model=256")
     try:
-        value = yaml.load(text, Loader=get_yaml_loader())
+        value = OmegaConf.from_dotlist([f"value={text}"])["value"]
         OmegaConf.update(config, key.strip(), value, merge=False, force_add=True)
     except yaml.YAMLError:
         raise RecipeError(f"override {override!r}: the value is not valid YAML") from None

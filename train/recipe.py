@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that a bad recipe is refused in a moment.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -193,12 +194,17 @@ class Recipe:
 
     def _anchor_order_problems(self) -> Iterator[Problem]:
         anchors = self.curriculum.anchors
-        if self.max_seq_len < 1 or not all(readable_time(text) for text in [self.max_duration, *(a.at for a in anchors)]):
+        if self.max_seq_len < 1 or not all(
+            readable_time(text) for text in [self.max_duration, *(a.at for a in anchors)]
+        ):
             return
         places = [self.samples(anchor.at) for anchor in anchors]
-        for index, (before, place) in enumerate(zip(places, places[1:], strict=False)):
+        for index, (before, place) in enumerate(itertools.pairwise(places)):
             if place <= before:
-                yield f"curriculum.anchors[{index + 1}].at", f"expected a time after the anchor before, found {anchors[index + 1].at}"
+                yield (
+                    f"curriculum.anchors[{index + 1}].at",
+                    f"expected a time after the anchor before, found {anchors[index + 1].at}",
+                )
 
     @property
     def steps(self) -> int:
@@ -268,6 +274,9 @@ def dataset_problems(recipe: Recipe, manifest: Manifest) -> Iterator[Problem]:
             key = f"curriculum.anchors[{index}].weights.{domain}"
             if domain not in manifest.domains:
                 known = ", ".join(manifest.domains)
-                yield key, f"no such domain in {recipe.dataset.path}{nearest(domain, manifest.domains)} (it has {known})"
+                yield (
+                    key,
+                    f"no such domain in {recipe.dataset.path}{nearest(domain, manifest.domains)} (it has {known})",
+                )
             elif manifest.domains[domain].splits["train"].samples == 0:
                 yield key, f"the domain has no training samples in {recipe.dataset.path}; leave it out"

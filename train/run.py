@@ -15,7 +15,6 @@ from train.build import (
     build_evaluators,
     build_model,
     build_train_data,
-    build_wandb,
     evaluate_every,
 )
 from train.callbacks.metrics_file import MetricsFile
@@ -25,11 +24,13 @@ from train.checkpoint import Checkpointer, newest_checkpoint, steps_of
 from train.clipping import GradientClipping
 from train.console import Console
 from train.curriculum import build_plan, summarise
-from train.optim import build_optimizer, build_scheduler
+from train.learning_rate import LearningRate
+from train.optim import build_optimizer
 from train.parallel import parallelism
 from train.reader import to_yaml
 from train.recipe import Recipe
 from train.run_directory import RunDirectory, own_temporary_folder
+from train.wandb_run import WandbRun
 
 
 def train(recipe: Recipe, manifest: Manifest, run: RunDirectory) -> None:
@@ -65,7 +66,9 @@ def build_trainer(recipe: Recipe, manifest: Manifest, run: RunDirectory, console
     plan = build_plan(recipe, manifest)
     model = build_model(recipe, manifest)
     clipping = GradientClipping(recipe.optimizer.clip_norm)
-    recorder = StepRecorder(plan, model.step_statistics, clipping, MetricsFile(run.metrics), console)
+    recorder = StepRecorder(
+        plan, model.step_statistics, clipping, MetricsFile(run.metrics), open_wandb(recipe, run), console
+    )
     checkpointer = Checkpointer(
         run.checkpoints, recipe.interval_steps(recipe.save_interval), recipe.checkpoints.keep_last
     )
@@ -77,10 +80,8 @@ def build_trainer(recipe: Recipe, manifest: Manifest, run: RunDirectory, console
         eval_interval=evaluate_every(recipe.interval_steps(recipe.eval_interval)),
         max_duration=f"{recipe.steps}ba",
         optimizers=build_optimizer(model, recipe.optimizer),
-        schedulers=build_scheduler(recipe),
         algorithms=clipping,
-        callbacks=[StepSeed(recipe.seed), recorder, checkpointer],
-        loggers=build_wandb(recipe, run, yaml.safe_load(to_yaml(recipe))),
+        callbacks=[StepSeed(recipe.seed), LearningRate(recipe), recorder, checkpointer],
         run_name=recipe.run_name,
         parallelism_config=parallelism(recipe),
         device=device,
@@ -90,8 +91,17 @@ def build_trainer(recipe: Recipe, manifest: Manifest, run: RunDirectory, console
         load_path=str(checkpoint) if checkpoint else None,
         load_progress_bar=False,
         progress_bar=False,
+        spin_dataloaders=False,  # the training data resumes by itself, and held-out data is the same every time
         seed=recipe.seed,
     )
+
+
+def open_wandb(recipe: Recipe, run: RunDirectory) -> WandbRun | None:
+    """The run in W&B, on rank 0."""
+    if dist.get_global_rank() != 0:
+        return None
+    config = yaml.safe_load(to_yaml(recipe))
+    return WandbRun(recipe.wandb, recipe.run_name, run.wandb_id(), run.path, config)
 
 
 def quieten() -> None:

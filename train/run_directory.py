@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -42,6 +43,10 @@ class RunDirectory:
 
     path: Path
 
+    @classmethod
+    def of(cls, recipe: Recipe) -> RunDirectory:
+        return cls(Path(recipe.run_root) / recipe.run_name)
+
     @property
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
@@ -58,6 +63,13 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def wandb_id(self) -> str:
+        """The run's id in W&B: made once, kept for every time the run goes on."""
+        path = self.path / "wandb_id"
+        if not path.exists():
+            write_whole(path, secrets.token_hex(4))
+        return path.read_text()
+
     def lock(self) -> TextIO:
         """Take the run for this process until the returned file is closed, or the process is gone.
 
@@ -71,7 +83,8 @@ class RunDirectory:
         except BlockingIOError:
             file.seek(0)
             raise RecipeError(
-                f"{self.path}: process {file.read().strip() or '?'} is training this run; stop it, or choose another run_name"
+                f"{self.path}: process {file.read().strip() or '?'} is training this run; stop it, "
+                "or choose another run_name"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -22,9 +23,9 @@ def shape_problems(hint: Any, value: Any, path: str = "") -> Iterator[Problem]:
         inner = [option for option in get_args(hint) if option is not type(None)]
         if value is not None:
             yield from shape_problems(inner[0], value, path)
-    elif origin is Literal:
-        if value not in get_args(hint):
-            yield path, f"expected {one_of(get_args(hint))}, found {show(value)}{nearest(value, get_args(hint))}"
+    elif names := choices(hint):
+        if value not in names:
+            yield path, f"expected {' or '.join(names)}, found {show(value)}{nearest(value, names)}"
     elif origin is list:
         yield from list_problems(get_args(hint)[0], value, path)
     elif origin is tuple:
@@ -111,8 +112,13 @@ def nearest(word: Any, known: Any) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def one_of(options: Any) -> str:
-    return " or ".join(str(option) for option in options)
+def choices(hint: Any) -> tuple[str, ...]:
+    """The words that a Literal or an Enum allows; none for other hints."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return tuple(hint.__members__)
+    return ()
 
 
 def show(value: Any) -> str:
@@ -123,6 +129,6 @@ def show(value: Any) -> str:
 
 
 def describe(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return one_of(get_args(hint))
+    if names := choices(hint):
+        return " or ".join(names)
     return {**NAMES, list: "a list", dict: "names and values"}.get(get_origin(hint) or hint, "a group of keys")

@@ -23,7 +23,7 @@ BLOCKS_PER_RAMP = 64
 
 @dataclass(frozen=True)
 class ScheduleAnchor:
-    """One point of the curriculum: from sample `at` on the weights are these, reached by `ramp` from the anchor before."""
+    """One point of the curriculum: the weights from sample `at` on, and the ramp that leads there from the anchor before."""
 
     at: int
     weights: tuple[int, ...]
@@ -88,9 +88,7 @@ def ramp_weights(anchor: ScheduleAnchor, following: ScheduleAnchor, sample: int)
     progress = Fraction(sample - anchor.at, following.at - anchor.at)
     if following.ramp == "cosine":
         progress = cosine_progress(progress)
-    exact = [
-        first + (last - first) * progress for first, last in zip(anchor.weights, following.weights, strict=True)
-    ]
+    exact = [first + (last - first) * progress for first, last in zip(anchor.weights, following.weights, strict=True)]
     return apportion(exact, WEIGHT_UNIT)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
 from composer import Callback, Logger, State
 from composer.utils import dist
@@ -16,6 +16,7 @@ from model.statistics import StepStatistics
 from train.callbacks.metrics_file import MetricsFile
 from train.clipping import GradientClipping
 from train.console import Console
+from train.wandb_run import WandbRun
 
 
 class StepRecorder(Callback):
@@ -24,22 +25,23 @@ class StepRecorder(Callback):
     Args:
         statistics: what the model counts during a step; read and cleared here.
         clipping: knows the gradient norm of the step.
+        wandb: the run in W&B; None on every rank but the first.
     """
 
     def __init__(
         self,
         plan: Plan,
-        max_seq_len: int,
         statistics: StepStatistics,
         clipping: GradientClipping,
         file: MetricsFile,
+        wandb: WandbRun | None,
         console: Console,
     ) -> None:
         self.plan = plan
-        self.max_seq_len = max_seq_len
         self.statistics = statistics
         self.clipping = clipping
         self.file = file
+        self.wandb = wandb
         self.console = console
         self._asked_for_data = self._began = 0.0
 
@@ -56,14 +58,11 @@ class StepRecorder(Callback):
         self.statistics.clear()
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        self.statistics.all_reduce()
-        row = self.row(state)
-        logger.log_metrics({name: value for name, value in row.items() if isinstance(value, int | float)})
-        if dist.get_global_rank() == 0:
-            self.file.write(row)
+        row = self.row(state, sum_over_ranks(self.statistics))
+        self.write(row)
         self.console.step(row)
 
-    def row(self, state: State) -> dict[str, Any]:
+    def row(self, state: State, statistics: StepStatistics) -> dict[str, Any]:
         """The row of the step that has just ended."""
         now = time.perf_counter()
         tokens, samples = state.timestamp.token.value, state.timestamp.sample.value
@@ -74,9 +73,9 @@ class StepRecorder(Callback):
             "batch": state.timestamp.batch.value,
             "samples": samples,
             "tokens": tokens,
-            **self.losses(),
-            **self.mixture(before.sample.value, samples),
-            **self.experts(),
+            **self.losses(statistics),
+            **self.mixture(statistics, before.sample.value, samples),
+            **expert_load(statistics),
             "lr": state.optimizers[0].param_groups[0]["lr"],
             "gradient_norm": self.clipping.norm,
             "tokens_per_second": step_tokens / (now - self._asked_for_data),
@@ -84,37 +83,26 @@ class StepRecorder(Callback):
             "seconds_waiting_for_data": self._began - self._asked_for_data,
         }
 
-    def losses(self) -> dict[str, float | None]:
-        statistics = self.statistics
-        by_domain = statistics.loss_by_domain()
+    def losses(self, statistics: StepStatistics) -> dict[str, float | None]:
+        by_domain = statistics.loss_sum_by_domain / statistics.tokens_by_domain
         return {
-            "loss/train/total": statistics.total_loss(),
-            "loss/train/cross_entropy": statistics.cross_entropy(),
-            "loss/train/load_balancing": statistics.load_balancing(),
-            **{f"loss/train/{name}": none_if_nan(loss) for name, loss in zip(self.plan.domains, by_domain, strict=True)},
+            "loss/train/total": float(statistics.cross_entropy + statistics.load_balancing),
+            "loss/train/cross_entropy": float(statistics.cross_entropy),
+            "loss/train/load_balancing": float(statistics.load_balancing),
+            **{
+                f"loss/train/{name}": none_if_nan(loss)
+                for name, loss in zip(self.plan.domains, by_domain.tolist(), strict=True)
+            },
         }
 
-    def mixture(self, first: int, last: int) -> dict[str, float]:
-        """Weights asked for and delivered over this step's samples."""
-        asked = self.plan.asked(first, last)
-        delivered = self.statistics.samples_by_domain.double()
-        delivered = (delivered / delivered.sum()).tolist()
+    def mixture(self, statistics: StepStatistics, first: int, last: int) -> dict[str, float]:
+        """Weights asked for over samples `first <= n < last`, and what the model was given."""
+        asked = self.plan.asked(first, last).tolist()
+        delivered = (statistics.tokens_by_domain.double() / statistics.tokens_by_domain.sum()).tolist()
         return {
-            **{f"mixture/asked/{name}": float(weight) for name, weight in zip(self.plan.domains, asked, strict=True)},
+            **{f"mixture/asked/{name}": weight for name, weight in zip(self.plan.domains, asked, strict=True)},
             **{f"mixture/delivered/{name}": weight for name, weight in zip(self.plan.domains, delivered, strict=True)},
         }
-
-    def experts(self) -> dict[str, Any]:
-        """Tokens of each layer's experts, and how far the busiest is above the mean (0: balanced)."""
-        tokens = self.statistics.tokens_by_layer_expert.double().cpu().numpy()
-        violation = tokens.max(axis=1) / np.maximum(tokens.mean(axis=1), 1) - 1
-        return {
-            "moe/max_violation": float(violation.max()),
-            "moe/tokens_per_expert": tokens.astype(int).tolist(),
-        }
-
-    def eval_start(self, state: State, logger: Logger) -> None:
-        self.console.evaluating(state)
 
     def eval_after_all(self, state: State, logger: Logger) -> None:
         losses = {
@@ -122,13 +110,20 @@ class StepRecorder(Callback):
             for evaluator in state.evaluators
         }
         row = {"batch": state.timestamp.batch.value, "tokens": state.timestamp.token.value, **losses}
-        logger.log_metrics(losses)
+        self.write(row)
+        self.console.evaluation(row)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """To the file and to W&B, on rank 0."""
         if dist.get_global_rank() == 0:
             self.file.write(row)
-        self.console.evaluation(row)
+        if self.wandb:
+            self.wandb.write(row)
 
     def close(self, state: State, logger: Logger) -> None:
         self.file.close()
+        if self.wandb:
+            self.wandb.close()
 
 
 def none_if_nan(value: float) -> float | None:
@@ -136,9 +131,19 @@ def none_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def flat_sum(tensors: list[torch.Tensor]) -> None:
-    """Sum tensors over all ranks in one message, in place."""
+def expert_load(statistics: StepStatistics) -> dict[str, Any]:
+    """Tokens of each layer's experts, and how far the busiest is above the mean (0: balanced)."""
+    tokens = statistics.tokens_by_layer_expert.cpu().numpy()
+    violation = tokens.max(axis=1) / tokens.mean(axis=1) - 1
+    return {"moe/max_violation": float(violation.max()), "moe/tokens_per_expert": tokens.tolist()}
+
+
+def sum_over_ranks(statistics: StepStatistics) -> StepStatistics:
+    """The whole step's statistics, summed over all ranks in one message (fp64 is exact for counts up to 2^53)."""
+    names = [field.name for field in fields(statistics)]
+    tensors = [getattr(statistics, name) for name in names]
     flat = torch.cat([tensor.double().reshape(-1) for tensor in tensors])
     dist.all_reduce(flat, reduce_operation="SUM")
-    for tensor, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-        tensor.copy_(summed.reshape(tensor.shape))
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    summed = [part.reshape(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
+    return StepStatistics(**dict(zip(names, summed, strict=True)))

@@ -1,0 +1,46 @@
+"""The run in Weights & Biases: one run under one id, however often it is resumed, with tokens as the x axis.
+
+Composer's own WandBLogger calls `Run.get_url`, which wandb 0.31 no longer has; and it would log each loss one step
+before ours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from train.recipe import WandbConfig
+
+
+class WandbRun:
+    """Sends rows to W&B (or to its offline files); does nothing where the mode is `disabled`."""
+
+    def __init__(self, config: WandbConfig, name: str, identity: str, folder: Path, recipe: Mapping[str, Any]) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self._run = wandb.init(
+            project=config.project,
+            entity=config.entity,
+            group=config.group,
+            tags=config.tags,
+            name=name,
+            id=identity,
+            resume="allow",
+            mode=config.mode,
+            dir=str(folder),
+            config=dict(recipe),
+            settings=wandb.Settings(x_disable_stats=config.mode == "disabled", console="off"),
+        )
+        self._run.define_metric("tokens")
+        self._run.define_metric("*", step_metric="tokens")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Log a row's numbers at its step."""
+        numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
+        self._run.log(numbers, step=row["batch"])
+
+    def close(self) -> None:
+        self._run.finish()
