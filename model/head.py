@@ -33,7 +33,7 @@ class LanguageModelHead(nn.Linear):
             return super().forward(x_BTD)
         x_ND, weight_VD = as_autocast(x_BTD.flatten(0, 1), self.weight)
         with without_autocast(x_ND):
-            mean, loss_N = _LinearCrossEntropy.apply(x_ND, weight_VD, targets_BT.flatten())
+            mean, loss_N = _LinearCrossEntropy.apply(x_ND, weight_VD, targets_BT.flatten(), torch.is_grad_enabled())
         return TokenLoss(mean, loss_N.view(targets_BT.shape))
 
 
@@ -46,10 +46,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, grad_enabled: bool
+    ) -> tuple[Tensor, Tensor]:
         counted_N = targets_N != IGNORED
         scale = 1.0 / counted_N.sum().clamp(min=1)
-        needs_grad = any(ctx.needs_input_grad)
+        needs_grad = grad_enabled and any(ctx.needs_input_grad)  # the latter is true under no_grad as well
         loss_N = torch.empty(len(x_ND), dtype=torch.float32, device=x_ND.device)
         grad_x_ND = torch.empty_like(x_ND) if needs_grad else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_grad else None
@@ -72,9 +74,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_mean: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_mean: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_x_ND, grad_weight_VD = ctx.saved_tensors
-        return grad_x_ND * grad_mean, (grad_weight_VD * grad_mean).to(ctx.weight_dtype), None
+        return grad_x_ND * grad_mean, (grad_weight_VD * grad_mean).to(ctx.weight_dtype), None, None
 
 
 def _add_product(sum_32: Tensor, a: Tensor, b: Tensor) -> None:
