@@ -50,7 +50,8 @@ class DbrxComposerModel(ComposerModel):
         """
         assert outputs.token_loss is not None, "forward always passes targets"
         cross_entropy = outputs.token_loss.mean
-        balancing = self.config.ffn_config.moe_loss_weight * load_balancing_loss(outputs.routings)
+        ffn = self.config.ffn_config
+        balancing = ffn.moe_loss_weight * load_balancing_loss(outputs.routings, ffn.moe_loss_per_layer)
         targets_BT = next_token_targets(batch["tokens"], self.end_of_text)
         self.step_statistics.add(
             microbatch_statistics(outputs, targets_BT, batch["domain"], len(self.domains), balancing)

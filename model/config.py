@@ -54,6 +54,7 @@ class FFNConfig:
     moe_top_k: int = 1  # experts that each token visits
     moe_jitter_eps: float | None = None  # in training the router's input is multiplied by uniform(1 - eps, 1 + eps)
     moe_loss_weight: float = 0.01  # of the load-balancing loss
+    moe_loss_per_layer: bool = False  # ours: balance each layer by itself (MegaBlocks), not all layers taken together
     moe_normalize_expert_weights: float | None = 1.0  # p of the norm that the chosen weights are divided by
     uniform_expert_assignment: bool = False  # for benchmarks: experts in turn, whatever the router says
 

@@ -55,18 +55,20 @@ class Router(nn.Module):
         return weights_NK / weights_NK.norm(p=p, dim=-1, keepdim=True)
 
 
-def load_balancing_loss(routings: Sequence[Routing]) -> Tensor:
+def load_balancing_loss(routings: Sequence[Routing], per_layer: bool = False) -> Tensor:
     """The Switch Transformer's auxiliary loss (arXiv 2101.03961, equations 4 to 6), unweighted, fp32 scalar.
 
-    It is E times the dot product of two vectors over the experts, each a mean over the tokens of all layers taken
-    together: how many of a token's K choices fell on the expert, and the probability that the router gave it. An even
-    spread gives K. This is the meaning of transformers' `load_balancing_loss_func`; MegaBlocks takes the dot product
-    layer by layer and divides by K.
+    It is E times the dot product of two vectors over the experts, each a mean over tokens: how many of a token's K
+    choices fell on the expert, and the probability that the router gave it. An even spread gives K. By default the
+    means are over the tokens of all layers taken together, as in transformers' `load_balancing_loss_func`; experts of
+    the same number in different layers can then make up for each other. With per_layer it is the mean of the layers'
+    own losses, as in MegaBlocks (which also divides by K).
     """
-    layer_tokens = sum(len(routing.probabilities_NE) for routing in routings)
-    choices_E = torch.stack([routing.tokens_per_expert_E for routing in routings]).sum(dim=0) / layer_tokens
-    probability_E = torch.stack([routing.probabilities_NE.sum(dim=0) for routing in routings]).sum(dim=0) / layer_tokens
-    return len(choices_E) * (choices_E * probability_E).sum()
+    choices_LE = torch.stack([r.tokens_per_expert_E / len(r.logits_NE) for r in routings])
+    probability_LE = torch.stack([r.probabilities_NE.mean(dim=0) for r in routings])
+    if not per_layer:
+        choices_LE, probability_LE = (t.mean(dim=0, keepdim=True) for t in (choices_LE, probability_LE))
+    return choices_LE.shape[1] * (choices_LE * probability_LE).sum(dim=1).mean()
 
 
 def _in_turn(experts_NK: Tensor, n_experts: int) -> Tensor:

@@ -54,3 +54,14 @@ def test_balancing_loss_is_top_k_when_even_and_grows():
     one_sided = _router(moe_top_k=2)
     one_sided.layer.weight.data[:2] += 5.0
     assert load_balancing_loss([one_sided(torch.rand(20, 16))]) > 7.9
+
+
+def test_balancing_each_layer_sees_what_layers_together_hide():
+    x, loads = torch.rand(40, 16), []
+    for favourites in (slice(0, 4), slice(4, 8)):  # two layers, each on another half of the experts
+        router = _router(moe_top_k=2)
+        router.layer.weight.data[favourites] += 5.0
+        loads.append(router(x))
+    each = torch.stack([load_balancing_loss([routing]) for routing in loads])
+    torch.testing.assert_close(load_balancing_loss(loads, per_layer=True), each.mean())
+    assert load_balancing_loss(loads) < 3 < 3.9 < load_balancing_loss(loads, per_layer=True)
