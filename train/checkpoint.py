@@ -53,6 +53,7 @@ class Checkpointer(Callback):
         name = f"{PREFIX}{state.timestamp.batch.value:08d}"
         partial = self.folder / f"{PARTIAL}{name}"
         written = save_checkpoint(state, str(partial / "__{rank}_0.distcp"))  # in a folder that Composer names
+        dist.barrier()  # each rank has seen that its file is there
         if dist.get_global_rank() == 0:
             assert written is not None
             shutil.rmtree(self.folder / name, ignore_errors=True)

@@ -23,7 +23,7 @@ BLOCKS_PER_RAMP = 64
 
 @dataclass(frozen=True)
 class ScheduleAnchor:
-    """One point of the curriculum: the weights from sample `at` on, and the ramp that leads there from the anchor before."""
+    """One point of the curriculum: the weights from sample `at` on, and the ramp that leads there."""
 
     at: int
     weights: tuple[int, ...]

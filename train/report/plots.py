@@ -1,0 +1,256 @@
+"""The page's plots, as plain data for plotly.js: the page's script adds what depends on the reader's screen."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from train.report.reader import Column, RunRecord
+from train.report.series import extremes, last_finite, means, present, smoothed, thinned
+from train.report.words import join_words, nats, percent
+
+# One colour per domain, the same in every plot and table; each stands out 3:1 from a white and from a dark page.
+DOMAIN_COLOURS = (
+    "#3b82d6", "#d9701a", "#2f9e58", "#9568d8", "#d9484f", "#1d9aa8", "#d05fa8", "#8f8a1e", "#a5703f", "#7d858f",
+    "#5a6fe0", "#b5851a", "#6a991f", "#b04fc0", "#e0607a", "#2b9c86", "#5f86ab", "#b3786b", "#7a8f5a", "#9a75a2",
+)  # fmt: skip
+NEUTRAL = "#7d858f"  # what belongs to no domain
+
+Trace = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One plot: its data, and what it says in words for those who can't see it."""
+
+    id: str
+    title: str
+    label: str  # read out in place of the picture
+    note: str  # how to read it, below the picture
+    data: list[Trace]
+    y_title: str
+    x_title: str = "tokens"
+    height: int = 320
+    y_axis: dict[str, Any] = field(default_factory=dict)
+    x_axis: dict[str, Any] = field(default_factory=dict)
+
+    def for_script(self) -> dict[str, Any]:
+        """What the page's script draws it from."""
+        return {
+            "data": self.data,
+            "height": self.height,
+            "xaxis": {"title": {"text": self.x_title}, **self.x_axis},
+            "yaxis": {"title": {"text": self.y_title}, **self.y_axis},
+        }
+
+
+def colour_of(number: int) -> str:
+    return DOMAIN_COLOURS[number % len(DOMAIN_COLOURS)]
+
+
+def numbers(values: Column) -> list[float | None]:
+    """For JSON: what has no value is null; token counts stay whole, the rest keeps five digits."""
+    return [number(float(value)) for value in values]
+
+
+def number(value: float) -> float | None:
+    if not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) else float(f"{value:.5g}")
+
+
+def scatter(x: Column, y: Column, name: str, colour: str, **more: Any) -> Trace:
+    """A line; a single point is drawn as one."""
+    return {
+        "type": "scatter",
+        "mode": "lines" if len(x) > 1 else "markers",
+        "x": numbers(x),
+        "y": numbers(y),
+        "name": html.escape(name),
+        "line": {"color": colour, "width": 2},
+        "marker": {"color": colour, "size": 6},
+        "connectgaps": True,
+        **more,
+    }
+
+
+def of_domain(number: int) -> dict[str, Any]:
+    """Ties a trace to its domain's button."""
+    return {"meta": {"domain": number}}
+
+
+def rough_and_smooth(x: Column, y: Column, name: str, colour: str, **more: Any) -> list[Trace]:
+    """The values as they came, faint, and what they come to."""
+    raw = scatter(*extremes(*present(x, y)), name, colour, **more)
+    raw |= {"opacity": 0.28, "hoverinfo": "skip", "line": {"color": colour, "width": 1}}
+    return [raw, scatter(*thinned(*present(x, smoothed(y))), name, colour, **more)]
+
+
+def training_loss(run: RunRecord) -> Figure:
+    x, y = run.steps["tokens"], run.steps["loss/train/cross_entropy"]
+    return Figure(
+        "training-loss",
+        "Training loss",
+        f"Training loss over tokens: from {nats(y[0])} to {nats(last_finite(smoothed(y)))} nats per token.",
+        "Faint: every step. Strong: moving mean. Cross-entropy, without the load-balancing loss.",
+        rough_and_smooth(x, y, "training loss", NEUTRAL),
+        "nats per token",
+    )
+
+
+def heldout_loss(run: RunRecord) -> Figure:
+    x = run.evaluations["tokens"]
+    lines: list[Trace] = []
+    for index, domain in enumerate(run.domains):
+        points = present(x, run.heldout_loss(domain))
+        if not len(points[0]):
+            continue
+        mode = "lines+markers" if len(points[0]) <= 60 else "lines"
+        lines.append(scatter(*thinned(*points), domain, colour_of(index), mode=mode, **of_domain(index)))
+        lines += unigram_line(run, domain, index)
+    ends = [(domain, last_finite(run.heldout_loss(domain))) for domain in run.domains]
+    said = join_words([f"{domain} ends at {nats(loss)}" for domain, loss in ends if loss is not None])
+    return Figure(
+        "heldout-loss",
+        "Held-out loss by domain",
+        f"Held-out loss over tokens, in nats per token: {said}.",
+        "Dashed: the loss of the domain's own unigram model on the same text, which knows only how frequent each token "
+        "is.",
+        lines,
+        "nats per token",
+        x_axis={"rangemode": "tozero"},
+    )
+
+
+def unigram_line(run: RunRecord, domain: str, index: int) -> list[Trace]:
+    loss = run.unigram_loss(domain)
+    if loss is None:
+        return []
+    ends = np.array([0.0, float(run.tokens_done)])
+    dashed = {"line": {"color": colour_of(index), "width": 1.5, "dash": "dash"}, "hoverinfo": "skip"}
+    return [scatter(ends, np.full(2, loss), f"{domain}, unigram", colour_of(index), **dashed, **of_domain(index))]
+
+
+def domain_losses(run: RunRecord) -> Figure:
+    x = run.steps["tokens"]
+    losses = {domain: run.steps[f"loss/train/{domain}"] for domain in run.domains}
+    lines = [
+        trace
+        for index, domain in enumerate(run.domains)
+        for trace in rough_and_smooth(x, losses[domain], domain, colour_of(index), **of_domain(index))
+    ]
+    ends = {domain: last_finite(smoothed(loss)) for domain, loss in losses.items()}
+    said = join_words([f"{domain} ends at {nats(loss)}" for domain, loss in ends.items() if loss is not None])
+    return Figure(
+        "domain-loss",
+        "Training loss by domain",
+        f"Training loss over tokens for each domain, in nats per token: {said}.",
+        "Faint: every step that drew the domain. Strong: moving mean.",
+        lines,
+        "nats per token",
+        height=380,
+    )
+
+
+def mixture(run: RunRecord) -> Figure:
+    x = run.steps["tokens"]
+    lines: list[Trace] = []
+    for index, domain in enumerate(run.domains):
+        asked, delivered = (100 * run.steps[f"mixture/{kind}/{domain}"] for kind in ("asked", "delivered"))
+        dots = {"mode": "markers", "marker": {"color": colour_of(index), "size": 5, "opacity": 0.55}}
+        lines.append(scatter(*means(x, delivered), f"{domain}, delivered", colour_of(index), **dots, **of_domain(index)))
+        lines.append(scatter(*thinned(x, asked), f"{domain}, asked", colour_of(index), **of_domain(index)))
+    steps = math.ceil(len(x) / 150)
+    dot = "one step" if steps == 1 else f"the mean of about {steps:,} steps"
+    return Figure(
+        "mixture",
+        "Mixture, asked and delivered",
+        "Share of each domain in the training tokens. " + " ".join(mixture_words(run, domain) for domain in run.domains),
+        f"Lines: what the curriculum asked. Dots: what the model was given, each {dot}.",
+        lines,
+        "share of tokens (%)",
+        height=380,
+        y_axis={"rangemode": "tozero"},
+    )
+
+
+def mixture_words(run: RunRecord, domain: str) -> str:
+    asked = run.steps[f"mixture/asked/{domain}"]
+    return f"{domain}: {percent(asked[0])} asked at first, {percent(asked[-1])} at the end."
+
+
+def expert_load(run: RunRecord) -> Figure:
+    tokens = run.metrics.expert_tokens
+    assert tokens is not None
+    share = tokens / tokens.mean(axis=1, keepdims=True)
+    layers, experts = share.shape
+    reach = min(1.0, max(0.25, float(np.abs(share - 1).max())))
+    layer, expert = divmod(int(share.argmax()), experts)
+    heat = {
+        "type": "heatmap",
+        "z": [numbers(row) for row in share],
+        "zmin": 1 - reach,
+        "zmid": 1,
+        "zmax": 1 + reach,
+        "xgap": 1,
+        "ygap": 1,
+        "hovertemplate": "layer %{y}, expert %{x}: %{z:.2f} of an equal share<extra></extra>",
+        "meta": {"cells": layers <= 24 and experts <= 16},
+    }
+    steps = "the last step" if run.metrics.expert_steps == 1 else f"the last {run.metrics.expert_steps} steps"
+    return Figure(
+        "expert-load",
+        "Expert load at the end",
+        f"Tokens of {experts} experts in {layers} layers over {steps}, where 1 is an equal share: "
+        f"from {share.min():.2f} to {share.max():.2f}, the most for expert {expert} of layer {layer}.",
+        f"Tokens that each expert was given over {steps}; 1 is an equal share. Numbered from 0, as in the checkpoint.",
+        [heat],
+        "layer",
+        "expert",
+        height=min(720, max(260, 130 + 26 * layers)),
+        y_axis={"autorange": "reversed", "tick0": 0, "dtick": math.ceil(layers / 12), "showgrid": False},
+        x_axis={"tick0": 0, "dtick": math.ceil(experts / 16), "showgrid": False, "rangemode": "normal"},
+    )
+
+
+def max_violation(run: RunRecord) -> Figure:
+    x, y = run.steps["tokens"], run.steps["moe/max_violation"]
+    return Figure(
+        "max-violation",
+        "Busiest expert above an equal share",
+        f"Max violation over tokens: {percent(y[0])} at first, {percent(last_finite(smoothed(y)))} at the end.",
+        "Max violation: how far the busiest expert of the worst layer is above an equal share; 0 is balanced.",
+        rough_and_smooth(x, 100 * y, "max violation", NEUTRAL),
+        "above equal share (%)",
+        y_axis={"rangemode": "tozero"},
+    )
+
+
+def throughput(run: RunRecord) -> Figure:
+    x, y = run.steps["tokens"], run.steps["tokens_per_second"]
+    return Figure(
+        "throughput",
+        "Tokens per second",
+        f"Training speed over tokens: {np.nanmedian(y):,.0f} tokens per second in the median step.",
+        "Faint: every step. Strong: moving mean. The first step of every start is slow.",
+        rough_and_smooth(x, y, "tokens per second", NEUTRAL),
+        "tokens per second",
+        y_axis={"rangemode": "tozero"},
+    )
+
+
+def data_wait(run: RunRecord) -> Figure:
+    x, share = run.steps["tokens"], run.steps["seconds_waiting_for_data"] / run.steps["seconds"]
+    return Figure(
+        "data-wait",
+        "Waiting for data",
+        f"Share of a step spent waiting for data: {percent(float(np.nanmedian(share)))} in the median step.",
+        "Share of each step's time in which the model waited for its next batch.",
+        rough_and_smooth(x, 100 * share, "waiting for data", NEUTRAL),
+        "share of step time (%)",
+        y_axis={"rangemode": "tozero"},
+    )

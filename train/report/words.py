@@ -1,0 +1,73 @@
+"""Numbers and tables as people read them."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+
+def short(number: float) -> str:
+    """1234567 as 1.23M."""
+    for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= scale * 0.9995:
+            return f"{number / scale:.3g}{letter}"
+    return f"{number:.0f}"
+
+
+def nats(loss: float | None) -> str:
+    return "–" if loss is None or not math.isfinite(loss) else f"{loss:.3f}"
+
+
+def signed(difference: float | None) -> str:
+    """With its sign, and the minus that is as wide as a plus."""
+    return "–" if difference is None else f"{difference:+.3f}".replace("-", "−")
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None or not math.isfinite(share) else f"{share:.1%}"
+
+
+def duration(seconds: float) -> str:
+    """The two largest parts: 3700 as 1 h 2 min."""
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def join_words(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def table(caption: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A table whose first column names its rows; a row's name is HTML already, every other cell is text."""
+    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
+    body = "\n".join(
+        f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+        for name, cells in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(caption)}">'
+        f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>\n"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def description_list(entries: Sequence[tuple[str, str]]) -> str:
+    """Names and what they are, as text."""
+    return (
+        "<dl>"
+        + "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd></div>" for name, text in entries)
+        + "</dl>"
+    )
