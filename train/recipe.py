@@ -178,6 +178,9 @@ class Recipe:
         yield from self._time_problems()
         yield from self._batch_problems()
         yield from self._anchor_order_problems()
+        if self.model.max_seq_len < self.max_seq_len:
+            expected = f"expected at least max_seq_len ({self.max_seq_len})"
+            yield "model.max_seq_len", f"{expected}, found {self.model.max_seq_len}"
 
     def _time_problems(self) -> Iterator[Problem]:
         yield from time_problems("max_duration", self.max_duration, positive=True, dur=False)

@@ -162,14 +162,17 @@ def mixture(run: RunRecord) -> Figure:
     for index, domain in enumerate(run.domains):
         asked, delivered = (100 * run.steps[f"mixture/{kind}/{domain}"] for kind in ("asked", "delivered"))
         dots = {"mode": "markers", "marker": {"color": colour_of(index), "size": 5, "opacity": 0.55}}
-        lines.append(scatter(*means(x, delivered), f"{domain}, delivered", colour_of(index), **dots, **of_domain(index)))
+        lines.append(
+            scatter(*means(x, delivered), f"{domain}, delivered", colour_of(index), **dots, **of_domain(index))
+        )
         lines.append(scatter(*thinned(x, asked), f"{domain}, asked", colour_of(index), **of_domain(index)))
     steps = math.ceil(len(x) / 150)
     dot = "one step" if steps == 1 else f"the mean of about {steps:,} steps"
     return Figure(
         "mixture",
         "Mixture, asked and delivered",
-        "Share of each domain in the training tokens. " + " ".join(mixture_words(run, domain) for domain in run.domains),
+        "Share of each domain in the training tokens. "
+        + " ".join(mixture_words(run, domain) for domain in run.domains),
         f"Lines: what the curriculum asked. Dots: what the model was given, each {dot}.",
         lines,
         "share of tokens (%)",

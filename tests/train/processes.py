@@ -1,0 +1,101 @@
+"""Run `brickyard train` in processes of its own, as a user would, with the slow imports paid once.
+
+Children are forked from a server that has imported Composer and Streaming and done nothing else: no thread has been
+started in it that a fork would lose.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["train.run", "launch.cli", "torch.distributed.checkpoint"])
+Prepare = Callable[[], Any]
+
+
+def start(arguments: Sequence[str], log: Path, ranks: int = 1, before: Prepare | None = None) -> list[BaseProcess]:
+    """Start `brickyard ARGUMENTS` on this many ranks; `before` is called first in each."""
+    port = free_port()
+    processes = [
+        CONTEXT.Process(target=child, args=(list(arguments), str(log), rank, ranks, port, before))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    return list(processes)
+
+
+def finish(processes: Sequence[BaseProcess], timeout: float = 240) -> list[int | None]:
+    """Wait for all and return their exit codes (negative: killed by that signal)."""
+    for process in processes:
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise TimeoutError("a rank did not end")
+    return [process.exitcode for process in processes]
+
+
+def brickyard(arguments: Sequence[str], log: Path, ranks: int = 1, before: Prepare | None = None) -> list[int | None]:
+    """Run to the end."""
+    return finish(start(arguments, log, ranks, before))
+
+
+def child(arguments: list[str], log: str, rank: int, ranks: int, port: int, before: Prepare | None) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(ranks),
+        LOCAL_WORLD_SIZE=str(ranks),
+        NODE_RANK="0",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        OMP_NUM_THREADS="1",
+    )
+    import torch
+
+    from launch.cli import main
+
+    torch.set_num_threads(1)
+    if before:
+        before()
+    with Path(log).open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        code = main(arguments)
+    raise SystemExit(code)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def die_while_saving(step: int) -> Prepare:
+    """Kill the process without warning when the checkpoint of `step` is written but not yet named."""
+    return Killer(step)
+
+
+class Killer:
+    """Picklable, so that it can be sent to the child."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self) -> None:
+        import train.checkpoint as module
+
+        save = module.save_checkpoint
+
+        def save_and_die(state: Any, filename: str) -> str | None:
+            written = save(state, filename)
+            if state.timestamp.batch.value == self.step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return written
+
+        module.save_checkpoint = save_and_die

@@ -1,0 +1,144 @@
+"""A run that is killed and started again is the run that was never killed, bit for bit."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from processes import brickyard, die_while_saving, finish, start
+
+# What depends on the clock.
+TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(workshop: SimpleNamespace) -> Path:
+    run = workshop.root / "runs" / "uninterrupted"
+    assert train(workshop, "uninterrupted") == [0]
+    return run
+
+
+def train(workshop: SimpleNamespace, run_name: str, *overrides: str, **options: Any) -> list[int | None]:
+    return brickyard(command(workshop, run_name, *overrides), log_of(workshop, run_name), **options)
+
+
+def command(workshop: SimpleNamespace, run_name: str, *overrides: str) -> list[str]:
+    return ["train", str(workshop.recipe), f"run_name={run_name}", *overrides]
+
+
+def log_of(workshop: SimpleNamespace, run_name: str) -> Path:
+    return workshop.root / f"{run_name}.log"
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+def names(run: Path) -> set[str]:
+    return {path.name for path in (run / "checkpoints").iterdir()}
+
+
+def test_every_step_is_recorded_once(uninterrupted: Path) -> None:
+    recorded = rows(uninterrupted)
+    steps = [row for row in recorded if "loss/train/total" in row]
+    evaluations = [row for row in recorded if "eval/code/loss" in row]
+    assert [row["batch"] for row in steps] == list(range(1, 13))
+    assert [row["batch"] for row in evaluations] == [6, 12]
+    assert [row["tokens"] for row in steps] == [256 * step for step in range(1, 13)]
+    for row in steps:
+        assert sum(row[f"mixture/delivered/{domain}"] for domain in ("prose", "code")) == pytest.approx(1)
+        assert row["mixture/delivered/code"] == pytest.approx(row["mixture/asked/code"], abs=0.25)
+        assert all(sum(layer) == 256 * 2 for layer in row["moe/tokens_per_expert"])
+        by_domain = [row[f"loss/train/{d}"] * row[f"mixture/delivered/{d}"] for d in ("prose", "code")]
+        assert sum(by_domain) == pytest.approx(row["loss/train/cross_entropy"], rel=1e-6)
+    assert steps[-1]["loss/train/cross_entropy"] < steps[0]["loss/train/cross_entropy"]
+
+
+def test_the_run_directory_tells_the_story(uninterrupted: Path, workshop: SimpleNamespace) -> None:
+    assert {"recipe.yaml", "manifest.json", "plan.json", "metrics.jsonl", "checkpoints", "wandb"} <= {
+        path.name for path in uninterrupted.iterdir()
+    }
+    assert list(uninterrupted.glob("wandb/offline-run-*/*.wandb"))
+    log = log_of(workshop, "uninterrupted").read_text()
+    assert "step 12/12" in log
+    assert "held-out loss" in log
+    assert "Traceback" not in log
+
+
+def test_killed_between_saves(uninterrupted: Path, workshop: SimpleNamespace) -> None:
+    run = workshop.root / "runs" / "killed"
+    [process] = start(command(workshop, "killed"), log_of(workshop, "killed"))
+    wait_for_step(run, 6, process)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    assert finish([process]) == [-signal.SIGKILL]
+    assert train(workshop, "killed") == [0]
+    assert "going on from" in log_of(workshop, "killed").read_text()
+    assert rows(run) == rows(uninterrupted)
+
+
+def wait_for_step(run: Path, step: int, process: Any) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.is_alive():
+        file = run / "metrics.jsonl"
+        if file.exists() and f'"batch": {step},' in file.read_text():
+            return
+        time.sleep(0.005)
+    raise AssertionError("the run ended, or never came to the step")
+
+
+def test_killed_while_saving(uninterrupted: Path, workshop: SimpleNamespace) -> None:
+    run = workshop.root / "runs" / "half-saved"
+    assert train(workshop, "half-saved", before=die_while_saving(8)) == [-signal.SIGKILL]
+    assert names(run) == {"ba00000004", ".partial-ba00000008"}
+    assert train(workshop, "half-saved") == [0]
+    assert names(run) == {"ba00000008", "ba00000012"}
+    assert rows(run) == rows(uninterrupted)
+
+
+def test_a_finished_run_says_so_and_can_be_prolonged_only_without_moving_its_past(
+    uninterrupted: Path, workshop: SimpleNamespace
+) -> None:
+    log = log_of(workshop, "uninterrupted")
+    before = rows(uninterrupted)
+    assert train(workshop, "uninterrupted") == [0]
+    assert "is finished: 12 of 12 steps" in log.read_text()
+    assert train(workshop, "uninterrupted", "seed=4") == [2]
+    assert "seed was 3 and is now 4" in log.read_text()
+    assert train(workshop, "uninterrupted", "curriculum.anchors[1].at=2_000tok") == [2]
+    assert rows(uninterrupted) == before
+
+
+def test_one_process_at_a_time(uninterrupted: Path, workshop: SimpleNamespace) -> None:
+    run = workshop.root / "runs" / "taken"
+    first = start(command(workshop, "taken", "max_duration=2000ba"), log_of(workshop, "taken"))
+    try:
+        wait_for_step(run, 2, first[0])
+        assert brickyard(command(workshop, "taken", "max_duration=2000ba"), workshop.root / "second.log") == [2]
+        assert "is training this run" in (workshop.root / "second.log").read_text()
+    finally:
+        first[0].kill()
+        finish(first)
+
+
+def test_two_ranks_are_one_run(workshop: SimpleNamespace) -> None:
+    """Without dropout and jitter (their noise is each rank's own) the layout changes nothing but rounding."""
+    quiet = ["model.resid_pdrop=0", "model.ffn_config.moe_jitter_eps=null"]
+    assert train(workshop, "one", *quiet) == [0]
+    assert train(workshop, "two", *quiet, ranks=2) == [0, 0]
+    assert train(workshop, "moved", *quiet, ranks=2, before=die_while_saving(8))[0] == -signal.SIGKILL
+    assert train(workshop, "moved", *quiet) == [0]
+    one, two, moved = (rows(workshop.root / "runs" / name) for name in ("one", "two", "moved"))
+    assert len(one) == len(two) == len(moved) == 14
+    for here, there, then in zip(one, two, moved, strict=True):
+        for other in (there, then):
+            assert other.keys() == here.keys()
+            for key in here:
+                if "loss" in key:
+                    assert other[key] == pytest.approx(here[key], rel=2e-6)
+                if key.startswith("mixture/"):
+                    assert other[key] == here[key]

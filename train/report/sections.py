@@ -1,0 +1,215 @@
+"""What the page answers, in its order: each section asks, says the answer in a sentence, and shows it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from train.report import plots
+from train.report.plots import Figure, colour_of
+from train.report.reader import RunRecord
+from train.report.series import LINE_POINTS, first_finite, last_finite, smoothed
+from train.report.words import description_list, duration, join_words, nats, percent, plural, short, signed, table
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question and its answer."""
+
+    id: str
+    question: str
+    answer: str
+    figures: Sequence[Figure] = ()
+    below: str = ""  # HTML: tables
+
+
+def sections(run: RunRecord) -> list[Section]:
+    """All of the page below its headline."""
+    return [learning(run), by_domain(run), mix(run), balance(run), speed(run), identity(run)]
+
+
+# What each domain's held-out loss came to.
+
+
+def heldout_ends(run: RunRecord) -> dict[str, float]:
+    """The newest held-out loss of every domain that has one."""
+    ends = {domain: last_finite(run.heldout_loss(domain)) for domain in run.domains}
+    return {domain: loss for domain, loss in ends.items() if loss is not None}
+
+
+def differences(run: RunRecord) -> dict[str, float]:
+    """Held-out loss less the unigram loss: below zero, the model has learned more than frequencies."""
+    unigram = {domain: run.unigram_loss(domain) for domain in run.domains}
+    return {
+        domain: loss - below for domain, loss in heldout_ends(run).items() if (below := unigram[domain]) is not None
+    }
+
+
+def against_unigram(run: RunRecord) -> str:
+    """The mean difference in words; empty if there is none."""
+    gaps = list(differences(run).values())
+    if not gaps:
+        return ""
+    gap = float(np.mean(gaps))
+    return f"{abs(gap):.3f} nats {'below' if gap < 0 else 'above'} unigram"
+
+
+# The sections.
+
+
+def learning(run: RunRecord) -> Section:
+    figures = [plots.training_loss(run)]
+    if heldout_ends(run):
+        figures.insert(0, plots.heldout_loss(run))
+    return Section("learning", "Is it learning?", learning_answer(run), figures, learning_table(run))
+
+
+def learning_answer(run: RunRecord) -> str:
+    loss = run.steps["loss/train/cross_entropy"]
+    trained = f"Training loss went from {nats(loss[0])} to {nats(last_finite(smoothed(loss)))} nats per token."
+    ends = heldout_ends(run)
+    if not ends:
+        return f"{trained} Nothing has been evaluated on held-out text yet (eval_interval: {eval_interval(run)})."
+    starts = [first_finite(run.heldout_loss(domain)) or 0.0 for domain in ends]
+    times = len(run.evaluations)
+    first, last = float(np.mean(starts)), float(np.mean(list(ends.values())))
+    went = f"went from {nats(first)} to {nats(last)}" if times > 1 else f"is {nats(last)}"
+    gap = against_unigram(run)
+    compared = f", {gap} models of the same text" if gap else ""
+    evaluated = "one evaluation" if times == 1 else plural(times, "evaluation")
+    return (
+        f"Held-out loss {went} nats per token (mean of {plural(len(ends), 'domain')}, {evaluated}){compared}. {trained}"
+    )
+
+
+def eval_interval(run: RunRecord) -> str:
+    return str(run.recipe.get("eval_interval", "not set"))
+
+
+def learning_table(run: RunRecord) -> str:
+    if not heldout_ends(run):
+        return ""
+    ends, gaps = heldout_ends(run), differences(run)
+    rows = [
+        (swatch(run, domain), [nats(ends.get(domain)), nats(run.unigram_loss(domain)), signed(gaps.get(domain))])
+        for domain in run.domains
+    ]
+    columns = ["domain", "held-out loss", "unigram loss", "difference"]
+    return table("Held-out loss at the last evaluation, in nats per token", columns, rows)
+
+
+def by_domain(run: RunRecord) -> Section:
+    ends = {domain: last_finite(smoothed(run.steps[f"loss/train/{domain}"])) for domain in run.domains}
+    known = {domain: loss for domain, loss in ends.items() if loss is not None}
+    never = [domain for domain in run.domains if domain not in known]
+    answer = "No domain's loss is known yet."
+    if known:
+        best, worst = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+        answer = f"Training loss is lowest on {best} ({nats(known[best])} nats per token)"
+        answer += f" and highest on {worst} ({nats(known[worst])})." if worst != best else "."
+    if never:
+        answer += f" Not drawn so far: {join_words(never)}."
+    return Section("domains", "On what?", answer, [plots.domain_losses(run)])
+
+
+def mix(run: RunRecord) -> Section:
+    tokens = {kind: domain_tokens(run, kind) for kind in ("asked", "delivered")}
+    apart = max(abs(tokens["delivered"][domain] - tokens["asked"][domain]) for domain in run.domains)
+    answer = (
+        f"After {short(run.tokens_done)} tokens, no domain is more than {short(np.ceil(apart))} tokens "
+        f"({apart / run.tokens_done:.2%} of all) away from what the curriculum asked."
+    )
+    return Section("mixture", "At what mix?", answer, [plots.mixture(run)], mix_table(run, tokens))
+
+
+def domain_tokens(run: RunRecord, kind: str) -> dict[str, float]:
+    """Tokens of every domain over all steps, asked or delivered."""
+    step_tokens = run.step_tokens
+    return {domain: float(np.nansum(run.steps[f"mixture/{kind}/{domain}"] * step_tokens)) for domain in run.domains}
+
+
+def mix_table(run: RunRecord, tokens: dict[str, dict[str, float]]) -> str:
+    columns = ["domain", "tokens asked", "tokens delivered", "epochs asked", "epochs delivered"]
+    columns += [] if run.finished else ["tokens by the end", "epochs by the end"]
+    rows = []
+    for domain in run.domains:
+        asked, delivered = tokens["asked"][domain], tokens["delivered"][domain]
+        plan = run.plan["domains"][domain]
+        epoch = plan["rows"] * run.manifest.max_seq_len
+        cells = [f"{asked:,.0f}", f"{delivered:,.0f}", f"{asked / epoch:.3f}", f"{delivered / epoch:.3f}"]
+        cells += [] if run.finished else [f"{plan['tokens']:,}", f"{plan['epochs']:.3f}"]
+        rows.append((swatch(run, domain), cells))
+    return table("Tokens and epochs of each domain so far", columns, rows)
+
+
+def balance(run: RunRecord) -> Section:
+    if run.metrics.expert_tokens is None:
+        return Section("balance", "How balanced?", "The run's metrics hold no expert load.")
+    tokens = run.metrics.expert_tokens
+    share = tokens / tokens.mean(axis=1, keepdims=True)
+    answer = (
+        f"At the end an expert gets between {share.min():.2f} and {share.max():.2f} of an equal share of its layer's "
+        "tokens."
+    )
+    idle = int((tokens == 0).sum())
+    answer += f" {plural(idle, 'expert')} got no token at all." if idle else ""
+    return Section("balance", "How balanced?", answer, [plots.expert_load(run), plots.max_violation(run)])
+
+
+def speed(run: RunRecord) -> Section:
+    seconds, waiting = run.steps["seconds"], run.steps["seconds_waiting_for_data"]
+    answer = (
+        f"{np.nanmedian(run.steps['tokens_per_second']):,.0f} tokens per second in the median step, which takes "
+        f"{duration(float(np.nanmedian(seconds)))}; {percent(float(np.nansum(waiting) / np.nansum(seconds)))} of all "
+        f"step time went into waiting for data. All steps together took {duration(float(np.nansum(seconds)))}."
+    )
+    return Section("speed", "How fast?", answer, [plots.throughput(run), plots.data_wait(run)])
+
+
+def identity(run: RunRecord) -> Section:
+    plan, model = run.plan, run.recipe.get("model", {})
+    experts = model.get("ffn_config", {})
+    entries = [
+        ("Run", plan["run_name"]),
+        ("Parameters", f"{plan['parameters']:,}"),
+        ("Active for a token", f"{plan['active_parameters']:,}"),
+        (
+            "Model",
+            f"{model.get('n_layers', '?')} layers, d_model {model.get('d_model', '?')}, "
+            f"{experts.get('moe_num_experts', '?')} experts, top {experts.get('moe_top_k', '?')}",
+        ),
+        ("Steps", f"{run.steps_done:,} of {plan['steps']:,}"),
+        ("Tokens", f"{run.tokens_done:,} of {plan['tokens']:,}"),
+        ("Tokens per step", f"{plan['tokens_per_step']:,}"),
+        ("Sequence length", f"{run.manifest.max_seq_len:,} tokens"),
+        ("Tokenizer", f"{run.manifest.tokenizer.name}, {run.manifest.tokenizer.vocab_size:,} tokens"),
+        ("Dataset fingerprint", plan["dataset"]),
+        ("Plan fingerprint", plan["plan"]),
+    ]
+    recipe = f'<pre tabindex="0" aria-label="recipe.yaml">{html.escape(run.recipe_text)}</pre>'
+    below = f"{description_list(entries)}<details><summary>The whole recipe, resolved</summary>{recipe}</details>"
+    answer = (
+        f"A model of {short(plan['parameters'])} parameters, {short(plan['active_parameters'])} of them active for a "
+        f"token, on a plan of {plural(plan['steps'], 'step')} and {short(plan['tokens'])} tokens."
+    )
+    return Section("identity", "What is it?", answer, below=below)
+
+
+def swatch(run: RunRecord, domain: str) -> str:
+    """A domain's name behind its colour."""
+    colour = colour_of(run.domains.index(domain))
+    return f'<span class="swatch" style="background:{colour}"></span>{html.escape(domain)}'
+
+
+def thinning_note(run: RunRecord) -> str:
+    """Says what the lines leave out, if they do."""
+    steps = len(run.steps)
+    if steps <= LINE_POINTS:
+        return ""
+    return (
+        f"Lines are thinned from {steps:,} steps to {LINE_POINTS:,} points; the faint ones keep the lowest and the "
+        "highest of every stretch. Numbers in the text and in the tables are worked out from all steps."
+    )
