@@ -102,9 +102,16 @@ def _prose(distributions: list[importlib.metadata.Distribution]) -> Iterator[Doc
             yield Document(description, f"{_title(distribution)}/DESCRIPTION", _licence(distribution))
     for name in sorted(topics):
         yield Document(topics[name], f"python {platform.python_version()}/pydoc/{name}", "PSF-2.0")
-    yield from _packaged_files(distributions, lambda path: bool(PROSE_NAME.search(path.name)))
-    licences = _packaged_files(distributions, lambda path: bool(LICENCE_NAME.search(path.name)))
-    yield from _capped(licences, LICENCE_CAP)
+    yield from _packaged_files(distributions, _is_prose)
+    yield from _capped(_packaged_files(distributions, _is_licence), LICENCE_CAP)
+
+
+def _is_licence(path: Path) -> bool:
+    return bool(LICENCE_NAME.search(path.name))
+
+
+def _is_prose(path: Path) -> bool:
+    return bool(PROSE_NAME.search(path.name)) and not _is_licence(path)
 
 
 def _reference(distributions: list[importlib.metadata.Distribution]) -> Iterator[Document]:

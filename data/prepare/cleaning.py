@@ -25,8 +25,11 @@ def clean(text: str) -> str:
 
 
 def clean_column(text: Column) -> Column:
-    """`clean` over a string column, in Arrow batches; null stays null."""
-    return F.arrow_udf(_clean_batch, "string")(text)  # type: ignore[call-overload]
+    """`clean` over a string column, in Arrow batches; null stays null, and bytes that are no UTF-8 become U+FFFD.
+
+    Spark's strings are unchecked bytes, so they travel as bytes.
+    """
+    return F.arrow_udf(_clean_batch, "string")(text.cast("binary"))  # type: ignore[call-overload]
 
 
 def drop_reason(dropped: Column, text: Column, cleaning: Cleaning) -> Column:
@@ -39,4 +42,5 @@ def drop_reason(dropped: Column, text: Column, cleaning: Cleaning) -> Column:
 
 
 def _clean_batch(texts: pa.Array) -> pa.Array:
-    return pa.array([None if text is None else clean(text) for text in texts.to_pylist()], pa.string())
+    cleaned = [None if text is None else clean(text.decode(errors="replace")) for text in texts.to_pylist()]
+    return pa.array(cleaned, pa.string())

@@ -31,7 +31,10 @@ appender.console.layout.pattern = %p %c: %m%n
 
 @contextmanager
 def spark_session(choice: SparkChoice, scratch: Path) -> Iterator[SparkSession]:
-    """A session that spills and logs into `scratch` and is stopped on leaving, by Ctrl-C as well.
+    """A session that logs into `scratch` and is stopped on leaving, by Ctrl-C as well.
+
+    It spills where Spark does by default (SPARK_LOCAL_DIRS, or /tmp) and Java removes that at its end: a Java process
+    keeps its first session's place for all later ones, so it can't be the scratch of one.
 
     Raises:
         DataError: there is no Java, it is too old, or it does not start with these settings.
@@ -46,7 +49,6 @@ def spark_session(choice: SparkChoice, scratch: Path) -> Iterator[SparkSession]:
         "spark.driver.extraJavaOptions": f'"-Dlog4j2.configurationFile={log_settings.absolute()}"',
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
-        "spark.local.dir": str(scratch.absolute()),
         "spark.sql.warehouse.dir": str(scratch.absolute() / "warehouse"),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
@@ -75,7 +77,7 @@ def _start(builder: SparkSession.Builder, log: Path) -> SparkSession:
             return builder.getOrCreate()
     except PySparkException as error:
         said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        reason = " ".join(said[-2:]) or str(error).splitlines()[0]
+        reason = " ".join(said[-3:]) or str(error).splitlines()[0]
         raise DataError(f"spark: Spark does not start with these settings: {reason}") from None
 
 

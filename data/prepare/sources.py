@@ -14,7 +14,7 @@ from data.errors import DataError
 from data.prepare.recipe import Domain, Source, SourceFormat
 from data.prepare.session import spark_path
 
-MALFORMED = "malformed"  # a line that is no JSON object
+MALFORMED = "malformed"  # a line that is no JSON object, or no UTF-8
 NO_TEXT = "no_text"  # a record without text
 _BROKEN = "__malformed"
 

@@ -15,6 +15,8 @@ from data.prepare.recipe import PrepareRecipe, TokenizerKind
 from data.prepare.session import spark_path
 from data.tokenizer import Tokenizer
 
+# tiktoken's regex engine overflows its stack on a run of a million spaces, so longer texts are encoded in parts.
+PART_CHARACTERS = 200_000
 SCHEMA = "domain string, split string, key string, count long, tokens binary"
 
 
@@ -60,9 +62,9 @@ def write_tokens(unique: DataFrame, tokenizer_folder: Path, folder: Path) -> Non
 
 def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
     """The document's tokens and its end-of-text: [count], token_dtype. Text that spells a special token stays text."""
-    ids = tokenizer.encoding.encode_ordinary(text)
-    ids.append(tokenizer.end_of_text)
-    return np.array(ids, dtype=token_dtype(tokenizer.vocab_size))
+    parts = (text[start : start + PART_CHARACTERS] for start in range(0, len(text), PART_CHARACTERS))
+    ids = [token for part in parts for token in tokenizer.encoding.encode_ordinary(part)]
+    return np.array([*ids, tokenizer.end_of_text], dtype=token_dtype(tokenizer.vocab_size))
 
 
 def _tokenize_batch(batch: pa.RecordBatch, tokenizer_folder: Path) -> pa.RecordBatch:

@@ -1,0 +1,124 @@
+"""A small corpus with every kind of trouble planted in it, and what should become of it, worked out without Spark."""
+
+import hashlib
+import json
+import random
+
+from data.prepare.cleaning import clean
+from data.prepare.recipe import (
+    Cleaning,
+    Domain,
+    PrepareRecipe,
+    Source,
+    SourceFormat,
+    SparkChoice,
+    TokenizerChoice,
+    TokenizerKind,
+)
+
+MIN_CHARACTERS = 20
+HELDOUT = 0.2
+SEED = 5
+
+
+def sentences(seed, count):
+    """Text of many different words, so that a small vocabulary can be trained on it."""
+    draw = random.Random(seed)
+    syllables = [a + b for a in "bdfgklmnprst" for b in ("a", "e", "i", "ou", "é", "ü")]
+    words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(count)]
+    return " ".join(words)
+
+
+def ordinary_documents(name, count):
+    return [f"{name} {number}: {sentences(f'{name}{number}', 20 + 5 * number)}\n" for number in range(count)]
+
+
+# Java's compiler is most of the cost of so small a job.
+QUICK = {"spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1", "spark.sql.codegen.wholeStage": "false"}
+
+SHARED = "This very text is in both domains and the first of them keeps it."
+HUGE = "huge: " + sentences("huge", 4000)  # longer than a shard
+WEB = [
+    *ordinary_documents("web", 40),
+    SHARED,
+    "a copy within the domain, once more",
+    "a copy within the domain,\x00 once more\r\n",  # equal only after cleaning
+    "decomposed cafe\u0301 and a bell \x07 and <|endoftext|> spelt out",
+    "",
+    " \n\x00\t",
+    "too short",
+]
+LATIN_1 = "a text file in Latin 1: déjà vu, garçon".encode("latin-1")
+CODE = [*ordinary_documents("code", 30), SHARED, HUGE]
+MALFORMED = [
+    b'{"text": "cut off in the mid',
+    b"not json at all",
+    b"[1, 2",
+    b'{"text": "a bad byte \xff in a line of text"}',
+]
+NO_TEXT = [b'{"origin": "textless"}', b'{"text": null}']
+LONE_SURROGATE = b'{"text": "half a character \\ud800 in a line of text", "origin": "broken"}'
+
+
+def write_corpus(folder):
+    """WEB as JSON lines in two files, with bad lines between; CODE as Parquet and text files."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    web = [json.dumps({"text": text, "origin": f"site{i % 3} 1.0/{i}"}).encode() for i, text in enumerate(WEB)]
+    (folder / "web [1]").mkdir(parents=True)  # a name that Spark would read as a glob
+    (folder / "web [1]" / "a.jsonl").write_bytes(
+        b"\n".join([*web[:20], *MALFORMED, *NO_TEXT, b"", LONE_SURROGATE]) + b"\n"
+    )
+    (folder / "web [1]" / "b.jsonl").write_bytes(b"\n".join(web[20:]))
+    table = {"content": CODE[:15], "path": [f"pkg 2.0/{i}.py" for i in range(15)]}
+    pq.write_table(pa.table(table), folder / "code.parquet")
+    (folder / "files").mkdir()
+    for number, text in enumerate(CODE[15:]):
+        (folder / "files" / f"{number}.txt").write_text(text)
+    (folder / "files" / "latin.txt").write_bytes(LATIN_1)
+
+
+def recipe(folder, output, **changes):
+    """The recipe for write_corpus(folder)."""
+    parquet = Source(str(folder / "code.parquet"), SourceFormat.parquet, text_column="content", origin_column="path")
+    parts = {
+        "output": str(output),
+        "domains": {
+            "web": Domain([Source(str(folder / "web [1]"), origin_column="origin")]),
+            "code": Domain([parquet, Source(str(folder / "files" / "*.txt"), SourceFormat.text)]),
+        },
+        "max_seq_len": 32,
+        "seed": SEED,
+        "heldout_fraction": HELDOUT,
+        "cleaning": Cleaning(min_characters=MIN_CHARACTERS),
+        "tokenizer": TokenizerChoice(TokenizerKind.train, vocab_size=400),
+        "shard_size_mb": 0.003,
+        "compression": "zstd",
+        "spark": SparkChoice("local[2]", "1g", {"spark.sql.shuffle.partitions": "2", **QUICK}),
+    }
+    return PrepareRecipe(**{**parts, **changes})
+
+
+def expected_documents():
+    """(domain, split) -> cleaned texts in order: unique, held out by hash, ordered by another hash."""
+    half = LONE_SURROGATE.decode().replace("\\ud800", "?")  # what Java makes of it
+    raw = {
+        "web": [*WEB, json.loads(half)["text"]],
+        "code": [*CODE, clean(LATIN_1.decode(errors="replace"))],
+    }
+    seen, kept = set(), []
+    for domain, texts in raw.items():
+        for text in (clean(text) for text in texts):
+            if len(text) >= MIN_CHARACTERS and text not in seen:
+                seen.add(text)
+                kept.append((domain, text))
+    documents = {}
+    for domain, text in sorted(kept, key=lambda item: _hash(f"order {SEED}:{_hash(item[1])}")):
+        heldout = int(_hash(f"heldout:{_hash(text)}")[:8], 16) / 2**32 < HELDOUT
+        documents.setdefault((domain, "heldout" if heldout else "train"), []).append(text)
+    return documents
+
+
+def _hash(text):
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,240 @@
+"""The job on a small corpus with planted trouble: what goes in comes out, once, in order, the same on 1 and 2 cores."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corpus import CODE, MALFORMED, NO_TEXT, QUICK, WEB, expected_documents, recipe, write_corpus
+from data.errors import DataError
+from data.manifest import Manifest, folder_of, verify
+from data.prepare import unigram
+from data.prepare.job import prepare
+from data.prepare.recipe import Domain, Source, SourceFormat, SparkChoice
+from data.prepare.session import spark_session
+from data.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepare")
+    write_corpus(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lines():
+    return []
+
+
+@pytest.fixture(scope="module")
+def two_cores(root, lines):
+    """The corpus prepared on two cores."""
+    output = root / "two" / "dataset"
+    prepare(recipe(root, output), lines.append)
+    return output
+
+
+@pytest.fixture(scope="module")
+def spark(two_cores, tmp_path_factory):
+    """A session for everything else: one core, other partitions. Only one can be open, so it starts after that one."""
+    conf = {"spark.sql.shuffle.partitions": "3", "spark.sql.files.maxPartitionBytes": "16k", **QUICK}
+    with spark_session(SparkChoice("local[1]", "1g", conf), tmp_path_factory.mktemp("spark")) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def one_core(root, spark):
+    """The corpus prepared on one core."""
+    output = root / "one" / "dataset"
+    prepare(recipe(root, output), lambda line: None, spark)
+    return output
+
+
+def samples_of(dataset, domain, split, tmp_path):
+    """A split's samples as Streaming reads them, [samples, max_seq_len]."""
+    from streaming import StreamingDataset
+
+    local = tmp_path / domain / split  # a copy, since Streaming unpacks beside the shards
+    shutil.copytree(dataset / folder_of(domain, split), local)
+    read = StreamingDataset(local=str(local), shuffle=False, batch_size=1, validate_hash="xxh64")
+    return np.stack([read[i]["tokens"] for i in range(read.num_samples)])
+
+
+def test_decoded_documents_are_the_cleaned_texts_in_order_and_nothing_else(two_cores, tmp_path):
+    manifest = verify(two_cores)
+    tokenizer = Tokenizer.load(two_cores / manifest.tokenizer.folder)
+    end = tokenizer.end_of_text
+    expected = expected_documents()
+    assert {(domain, split) for domain in manifest.domains for split in ("train", "heldout")} == set(expected)
+    counts = {}
+    for (domain, split), texts in expected.items():
+        record = manifest.domains[domain].splits[split]
+        samples = samples_of(two_cores, domain, split, tmp_path)
+        assert samples.dtype == np.uint16 and samples.shape == (record.samples, manifest.max_seq_len)
+        stream = samples.ravel()[: record.tokens]
+        ends = np.flatnonzero(stream == end)
+        documents = np.split(stream, ends + 1)
+        assert len(documents.pop()) == 0, "the stream does not end with a document's end"
+        assert [tokenizer.encoding.decode(ids[:-1].tolist()) for ids in documents] == texts
+        assert record.documents == len(texts)
+        assert record.tokens == sum(len(tokenizer.encoding.encode_ordinary(text)) + 1 for text in texts)
+        assert record.padding_tokens == samples.size - record.tokens < manifest.max_seq_len
+        assert (samples.ravel()[record.tokens :] == end).all()
+        assert not ((stream[1:] == end) & (stream[:-1] == end)).any(), "an end after an end must mean padding"
+        is_target = np.arange(samples.size).reshape(samples.shape) % manifest.max_seq_len != 0
+        is_target.ravel()[record.tokens :] = False
+        counts[domain, split] = np.bincount(samples[is_target], minlength=tokenizer.vocab_size)
+    for domain, record in manifest.domains.items():
+        probability = (counts[domain, "train"] + 1) / (counts[domain, "train"].sum() + tokenizer.vocab_size)
+        heldout = np.repeat(np.arange(tokenizer.vocab_size), counts[domain, "heldout"])
+        assert record.unigram_loss == pytest.approx(-np.log(probability[heldout]).mean(), rel=1e-12)
+
+
+def test_the_manifest_accounts_for_every_record(two_cores):
+    web, code = (Manifest.read(two_cores).domains[name] for name in ("web", "code"))
+    assert web.documents_read == len(WEB) + len(MALFORMED) + len(NO_TEXT) + 1
+    assert web.dropped == {"malformed": len(MALFORMED), "no_text": len(NO_TEXT), "empty": 2, "too_short": 1}
+    assert (web.duplicates, code.duplicates) == (1, 1)
+    assert code.documents_read == len(CODE) + 1 and not any(code.dropped.values())
+    for domain in (web, code):
+        kept = sum(split.documents for split in domain.splits.values())
+        assert domain.documents_read == kept + domain.duplicates + sum(domain.dropped.values())
+    expected = expected_documents()
+    size = sum(len(text.encode()) for (domain, _), texts in expected.items() if domain == "web" for text in texts)
+    assert web.bytes == size
+    assert set(web.origins) == {"site0 1.0", "site1 1.0", "site2 1.0", "broken"}
+    assert code.origins["pkg 2.0"] == 15 and code.origins["3.txt"] == 1
+    assert [(source.format, source.documents, source.files) for source in code.sources] == [
+        ("parquet", 15, 1),
+        ("text", len(CODE) - 14, len(CODE) - 14),
+    ]
+    assert web.sources[0].bytes == sum(p.stat().st_size for p in Path(web.sources[0].path).iterdir())
+
+
+def test_shards_are_many_and_match_their_hashes(two_cores):
+    manifest = Manifest.read(two_cores)
+    train = manifest.domains["code"].splits["train"]
+    assert len(train.shards) > 5 and sum(shard.samples for shard in train.shards) == train.samples
+    assert [shard.file for shard in train.shards] == [f"shard.{i:05}.mds.zstd" for i in range(len(train.shards))]
+    for shard in train.shards:
+        content = (two_cores / folder_of("code", "train") / shard.file).read_bytes()
+        assert shard.hashes["sha1"] == hashlib.sha1(content).hexdigest()
+
+
+def test_one_and_two_cores_write_the_same_bytes(two_cores, one_core):
+    files = [sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file()) for root in (two_cores, one_core)]
+    assert files[0] == files[1] and len(files[0]) > 10
+    for name in files[0]:
+        assert (two_cores / name).read_bytes() == (one_core / name).read_bytes(), name
+
+
+def test_nothing_is_left_beside_the_dataset(two_cores):
+    assert sorted(path.name for path in two_cores.parent.iterdir()) == [".dataset.lock", "dataset"]
+    assert sorted(path.name for path in two_cores.iterdir()) == ["code", "manifest.json", "tokenizer", "web"]
+    assert not [path for path in two_cores.rglob("*") if path.name.startswith(".")]
+
+
+def test_every_step_is_reported(lines, two_cores):
+    said = "\n".join(lines)
+    for words in (
+        "reading",
+        "web: 54 documents read, 9 dropped",
+        "1 duplicates",
+        "training a tokenizer",
+        "writing",
+        "is ready",
+    ):
+        assert words in said, said
+
+
+def test_a_rerun_does_nothing_and_a_change_is_noticed(root, two_cores, spark, tmp_path):
+    manifest = two_cores / "manifest.json"
+    before, said = manifest.stat().st_mtime_ns, []
+    same = recipe(root, two_cores, spark=SparkChoice("local[7]", "3g"))
+    assert prepare(same, said.append) == Manifest.read(two_cores)
+    assert said == [f"prepare  {two_cores} is up to date: nothing to do"]
+    assert manifest.stat().st_mtime_ns == before
+    copy = tmp_path / "dataset"
+    shutil.copytree(two_cores, copy)
+    changed = recipe(root, copy, compression=None, max_seq_len=64, seed=6)
+    prepare(changed, lambda line: None, spark)
+    rebuilt = verify(copy)
+    original = Manifest.read(two_cores)
+    assert rebuilt.max_seq_len == 64 and rebuilt.recipe_fingerprint != original.recipe_fingerprint
+    for name, domain in rebuilt.domains.items():  # the held-out documents depend on neither seed nor length
+        assert {s: of.documents for s, of in domain.splits.items()} == {
+            s: of.documents for s, of in original.domains[name].splits.items()
+        }
+
+
+def test_mistakes_end_in_a_sentence_and_leave_nothing(root, spark, tmp_path):
+    def mistake(sentence, **changes):
+        output = tmp_path / "out" / "dataset"
+        with pytest.raises(DataError, match=sentence):
+            prepare(recipe(root, output, **changes), lambda line: None, spark)
+        left = [path.name for path in output.parent.iterdir()] if output.parent.exists() else []
+        assert left in ([], [".dataset.lock"])
+
+    def domain(path, **of_source):
+        return {"web": Domain([Source(str(path), **of_source)])}
+
+    web, parquet = root / "web [1]" / "b.jsonl", root / "code.parquet"
+    mistake(r"domains.web.sources\[0\].path: there is no file .*nowhere", domains=domain(root / "nowhere" / "*.jsonl"))
+    mistake(r"text_column: none of the 27 records of .* has 'body'", domains=domain(web, text_column="body"))
+    as_parquet = {"format": SourceFormat.parquet}
+    mistake(r"has no column 'text'; it has content, path", domains=domain(parquet, **as_parquet))
+    missing_origin = {**as_parquet, "text_column": "content", "origin_column": "url"}
+    mistake(r"origin_column: .* has no column 'url'", domains=domain(parquet, **missing_origin))
+    mistake("web: none of its .* held out; raise heldout_fraction", domains=domain(web), heldout_fraction=1e-9)
+    mistake("web: every document is held out", domains=domain(web), heldout_fraction=0.999999)
+    (tmp_path / "short.jsonl").write_text('{"text": "x"}\n{"text": ""}\nrubbish\n')
+    left = r"no document is left \(read 3; dropped: malformed 1, empty 1, too_short 1; duplicates 0\)"
+    mistake(left, domains=domain(tmp_path / "short.jsonl"))
+    (tmp_path / "_hidden.jsonl").write_text('{"text": "x"}\n')
+    mistake("Spark passes over files whose name begins with '_'", domains=domain(tmp_path / "_hidden.jsonl"))
+
+
+def test_a_folder_that_is_no_dataset_is_not_overwritten(root, tmp_path):
+    precious = tmp_path / "precious.txt"
+    precious.write_text("mine")
+    with pytest.raises(DataError, match="exists and is no prepared dataset; remove it or choose another folder"):
+        prepare(recipe(root, tmp_path), lambda line: None)
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_job_that_is_stopped_leaves_the_old_dataset_whole(root, two_cores, tmp_path, how):
+    output = tmp_path / "dataset"
+    shutil.copytree(two_cores, output)
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        from corpus import recipe
+        from data.prepare.job import prepare
+        prepare(recipe(Path({str(root)!r}), {str(output)!r}, seed=99), lambda line: print(line, flush=True))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        wanted = "writing" if how == signal.SIGKILL else "reading"
+        assert process.stdout is not None and any(wanted in line for line in process.stdout)
+        os.kill(process.pid, how)
+        process.wait(timeout=60)
+    assert process.returncode != 0
+    assert verify(output) == Manifest.read(two_cores)
+    leftover = tmp_path / ".dataset.unfinished"
+    assert leftover.exists() == (how == signal.SIGKILL)
+    assert not (leftover / "manifest.json").exists()
+
+
+def test_unigram_loss_by_hand():
+    loss = unigram.unigram_loss(np.array([2, 0, 1]), np.array([1, 1, 0]))
+    assert loss == pytest.approx(-(np.log(3 / 6) + np.log(1 / 6)) / 2)

@@ -1,0 +1,69 @@
+"""The schema names what is wrong and where; the demo's recipe has nothing wrong."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from data.prepare.recipe import (
+    Cleaning,
+    Domain,
+    PrepareRecipe,
+    Source,
+    SparkChoice,
+    TokenizerChoice,
+    TokenizerKind,
+)
+
+TRAIN = TokenizerKind.train
+
+
+def good(**changes):
+    return PrepareRecipe(**{"output": "out", "domains": {"a": Domain([Source("a.jsonl")])}, **changes})
+
+
+def test_a_good_recipe_has_no_problems():
+    for node in (good(), Source("a"), Domain([Source("a")]), Cleaning(), TokenizerChoice(), SparkChoice()):
+        assert list(node.problems()) == []
+
+
+@pytest.mark.parametrize(
+    ("node", "key"),
+    [
+        (good(output=""), "output"),
+        (good(output="s3://bucket/x"), "output"),
+        (good(domains={}), "domains"),
+        (good(domains={"../up": Domain()}), "domains.../up"),
+        (good(domains={"tokenizer": Domain()}), "domains.tokenizer"),
+        (good(max_seq_len=1), "max_seq_len"),
+        (good(heldout_fraction=1.0), "heldout_fraction"),
+        (good(shard_size_mb=5000), "shard_size_mb"),
+        (good(compression="rar"), "compression"),
+        (good(hashes=["crc"]), "hashes"),
+        (good(hashes=["sha1", "sha1"]), "hashes"),
+        (Source(""), "path"),
+        (Source("s3://bucket/x"), "path"),
+        (Source("a", text_column=""), "text_column"),
+        (Domain(), "sources"),
+        (Cleaning(min_characters=0), "min_characters"),
+        (TokenizerChoice(TRAIN), "vocab_size"),
+        (TokenizerChoice(TRAIN, vocab_size=256), "vocab_size"),
+        (TokenizerChoice(TRAIN, vocab_size=300, train_on_mb=0), "train_on_mb"),
+        (TokenizerChoice(TRAIN, vocab_size=300, path="x"), "path"),
+        (TokenizerChoice(vocab_size=300), "vocab_size"),
+        (TokenizerChoice(TokenizerKind.ranks), "path"),
+        (TokenizerChoice(TokenizerKind.ranks, path="/nowhere"), "path"),
+        (SparkChoice("spark://host:7077"), "master"),
+    ],
+)
+def test_each_mistake_is_named(node, key):
+    assert [where for where, expected in node.problems()] == [key]
+
+
+def test_the_demo_fits_the_schema():
+    path = Path(__file__).parents[3] / "yamls" / "demo" / "data.yaml"
+    recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PrepareRecipe), OmegaConf.load(path)))
+    assert isinstance(recipe, PrepareRecipe)
+    assert list(recipe.domains) == ["code", "prose", "reference"]
+    nodes = [recipe, recipe.cleaning, recipe.tokenizer, recipe.spark, *recipe.domains.values()]
+    assert [problem for node in nodes for problem in node.problems()] == []
