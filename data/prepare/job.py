@@ -46,11 +46,11 @@ def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = 
     tokenizer = tokens.fixed_tokenizer(recipe)
     fingerprints = _fingerprints(recipe, inputs, tokenizer)
     if (kept := _up_to_date(output, *fingerprints)) is not None:
-        report(f"prepare  {output} is up to date: nothing to do")
+        report(f"{output} is up to date: nothing to do")
         return kept
     with unfinished_folder(output) as folder:
         work = folder / "work"
-        report("prepare  starting Spark")
+        report("starting Spark")
         session: AbstractContextManager[SparkSession] = (
             nullcontext(spark) if spark is not None else spark_session(recipe.spark, work / "spark")
         )
@@ -58,7 +58,7 @@ def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = 
             manifest = _run(_Job(recipe, inputs, fingerprints, folder, report), running, tokenizer)
         shutil.rmtree(work)
         manifest.write(folder)
-    report(f"prepare  {output} is ready after {time.monotonic() - started:.0f} s")
+    report(f"{output} is ready after {time.monotonic() - started:.0f} s")
     return manifest
 
 
@@ -90,7 +90,7 @@ def _run(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None) -> Manifes
 def _select_documents(job: _Job, spark: SparkSession) -> dict[str, DomainCounts]:
     recipe = job.recipe
     files = sum(len(item.files) for item in job.inputs)
-    job.report(f"prepare  reading and cleaning {files:,} files, {sum(i.bytes for i in job.inputs) / 1e6:,.1f} MB")
+    job.report(f"reading and cleaning {files:,} files, {sum(i.bytes for i in job.inputs) / 1e6:,.1f} MB")
     documents.write_cleaned(sources.read(spark, job.inputs), recipe, job.stage("cleaned"))
     cleaned = read_stage(spark, job.stage("cleaned"))
     documents.write_unique(cleaned, recipe, job.stage("unique"))
@@ -98,7 +98,7 @@ def _select_documents(job: _Job, spark: SparkSession) -> dict[str, DomainCounts]
     documents.check(counts, job.inputs, cleaned, recipe)
     for domain, of in counts.items():
         job.report(
-            f"prepare  {domain}: {of.read:,} documents read, {sum(of.dropped.values()):,} dropped, "
+            f"{domain}: {of.read:,} documents read, {sum(of.dropped.values()):,} dropped, "
             f"{of.duplicates:,} duplicates, {sum(of.kept.values()):,} kept ({of.kept.get('heldout', 0):,} held out)"
         )
     return counts
@@ -106,7 +106,7 @@ def _select_documents(job: _Job, spark: SparkSession) -> dict[str, DomainCounts]
 
 def _train_tokenizer(job: _Job, unique: DataFrame, counts: dict[str, DomainCounts]) -> Tokenizer:
     choice = job.recipe.tokenizer
-    job.report(f"prepare  training a tokenizer of {choice.vocab_size or 0:,} tokens")
+    job.report(f"training a tokenizer of {choice.vocab_size or 0:,} tokens")
     documents.train_sample(unique, counts, choice.train_on_mb, job.stage("sample"))
     return tokens.train_tokenizer(job.recipe, job.stage("sample"))
 
@@ -121,7 +121,7 @@ def _write_shards(job: _Job, tokenized: DataFrame, counts: dict[str, DomainCount
         (domain, split): sums[domain, split] for domain in counts for split in SPLITS if (domain, split) in sums
     }
     layout = shards.plan(in_order, recipe.max_seq_len, dtype, tokenizer.end_of_text, recipe.shard_size_mb)
-    job.report(f"prepare  writing {sum(sums.values()):,} tokens to {layout.shards:,} shards")
+    job.report(f"writing {sum(sums.values()):,} tokens to {layout.shards:,} shards")
     shards.write(tokenized, layout, shards.Writer(job.folder, recipe.compression, recipe.hashes), job.stage("written"))
     written = read_stage(tokenized.sparkSession, job.stage("written"))
     splits = record.record_splits(written, layout, counts, job.folder)
@@ -132,7 +132,7 @@ def _write_shards(job: _Job, tokenized: DataFrame, counts: dict[str, DomainCount
     losses = record.unigram_losses(written, layout, tokenizer.vocab_size)
     for domain, records in splits.items():
         sizes = ", ".join(f"{split} {of.tokens:,} tokens in {of.samples:,} samples" for split, of in records.items())
-        job.report(f"prepare  {domain}: {sizes}")
+        job.report(f"{domain}: {sizes}")
     return Manifest(
         max_seq_len=recipe.max_seq_len,
         token_dtype=dtype,

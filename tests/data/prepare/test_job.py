@@ -160,7 +160,7 @@ def test_a_rerun_does_nothing_and_a_change_is_noticed(root, two_cores, spark, tm
     before, said = manifest.stat().st_mtime_ns, []
     same = recipe(root, two_cores, spark=SparkChoice("local[7]", "3g"))
     assert prepare(same, said.append) == Manifest.read(two_cores)
-    assert said == [f"prepare  {two_cores} is up to date: nothing to do"]
+    assert said == [f"{two_cores} is up to date: nothing to do"]
     assert manifest.stat().st_mtime_ns == before
     copy = tmp_path / "dataset"
     shutil.copytree(two_cores, copy)
