@@ -24,6 +24,18 @@ $(READY): requirements.lock launch/megablocks_build/torch/__init__.py
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
+demo: setup ## real text -> tokens -> a trained model -> runs/demo/report.html, in about 5 minutes
+	@$(BIN)/python -m data.demo_corpus corpus/demo
+	@$(BIN)/brickyard prepare $(DEMO)/data.yaml
+	@$(BIN)/brickyard plan $(DEMO)/pretrain.yaml
+	@$(BIN)/brickyard train $(DEMO)/pretrain.yaml
+	@$(BIN)/brickyard report runs/demo
+	@echo
+	@echo "What next:"
+	@echo "  go on for longer   $(BIN)/brickyard train $(DEMO)/pretrain.yaml max_duration=400ba"
+	@echo "  another curriculum $(BIN)/brickyard train $(DEMO)/pretrain.yaml run_name=late-code 'curriculum.anchors[1].weights={prose: 0, reference: 0.1, code: 0.9}'"
+	@echo "  two ranks          $(BIN)/torchrun --nproc-per-node 2 -m launch train $(DEMO)/pretrain.yaml run_name=two-ranks"
+
 check: setup ## ruff (lint and format) and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from train.curriculum import summarise
 from train.inputs import read_run
@@ -26,37 +26,46 @@ def plan_command(path: Path, overrides: Sequence[str], *, as_json: bool) -> int:
 
 
 def show(summary: dict[str, Any]) -> None:
-    console = Console(highlight=False)
-    console.print(
-        f"[bold]{summary['run_name']}[/]: {summary['steps']:,} steps of {summary['tokens_per_step']:,} tokens, "
-        f"{short(summary['tokens'])} tokens in all; a model of {short(summary['parameters'])} parameters, "
-        f"{short(summary['active_parameters'])} of them active for a token"
-    )
-    totals = Table(
-        "domain", *[right(name) for name in ("tokens", "share", "epochs", "samples in the dataset")], box=None
-    )
-    for name, domain in summary["domains"].items():
-        totals.add_row(
-            name, short(domain["tokens"]), f"{domain['share']:.1%}", f"{domain['epochs']:.2f}", f"{domain['rows']:,}"
-        )
-    console.print(totals)
-    spans = Table(
-        "tokens from", "to", *summary["domains"], box=None, title="weights and epochs by span", title_justify="left"
-    )
-    for span in summary["spans"]:
-        spans.add_row(short(span["from_tokens"]), short(span["to_tokens"]), *map(span_cell, span["domains"].values()))
-    console.print(spans)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{summary['run_name']}[/]")
+    tokens, steps = short(summary["tokens"]), f"{summary['steps']:,}"
+    console.print(f"  {tokens} tokens in {steps} steps of {summary['tokens_per_step']:,}")
+    parameters, active = short(summary["parameters"]), short(summary["active_parameters"])
+    console.print(f"  a model of {parameters} parameters, {active} of them active for a token")
+    console.print()
+    console.print(totals_table(summary["domains"]))
+    console.print()
+    console.print(spans_table(summary["spans"]))
 
 
-def span_cell(domain: dict[str, Any]) -> str:
-    first, last = domain["weight_from"], domain["weight_to"]
-    weights = f"{first:.3f}" if abs(first - last) < 5e-4 else f"{first:.3f} -> {last:.3f}"
-    return f"{weights}  (epoch {domain['epochs_from']:.2f} to {domain['epochs_to']:.2f})"
+def totals_table(domains: dict[str, Any]) -> Table:
+    table = Table("domain", right("tokens"), right("share"), right("epochs"), right("samples in the dataset"), box=None)
+    for name, domain in domains.items():
+        share, epochs = f"{domain['share']:.1%}", f"{domain['epochs']:.2f}"
+        table.add_row(name, short(domain["tokens"]), share, epochs, f"{domain['rows']:,}")
+    return table
 
 
-def right(name: str) -> Any:
-    from rich.table import Column
+def spans_table(spans: list[dict[str, Any]]) -> Table:
+    """Between two anchors: each domain's weight on the way, its tokens, and its epochs at both ends."""
+    table = Table("from token", "to token", "domain", "weight", right("tokens"), "epochs", box=None)
+    for span in spans:
+        edges = short(span["from_tokens"]), short(span["to_tokens"])
+        for name, domain in span["domains"].items():
+            weight = arrow(domain["weight_from"], domain["weight_to"], ".3f")
+            epochs = arrow(domain["epochs_from"], domain["epochs_to"], ".2f")
+            table.add_row(*edges, name, weight, short(domain["tokens"]), epochs)
+            edges = "", ""
+    return table
 
+
+def arrow(first: float, last: float, form: str) -> str:
+    """`0.60 -> 0.20`, or `0.20` where nothing changes."""
+    before, after = format(first, form), format(last, form)
+    return before if before == after else f"{before} -> {after}"
+
+
+def right(name: str) -> Column:
     return Column(name, justify="right")
 
 

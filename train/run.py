@@ -49,7 +49,11 @@ def train(recipe: Recipe, manifest: Manifest, run: RunDirectory) -> None:
     if dist.get_global_rank() == 0:
         run.describe(recipe, manifest, summarise(recipe, manifest))
     if checkpoint:
-        console.say(f"going on from {checkpoint}")
+        console.say(f"going on from {checkpoint}, at step {steps_of(checkpoint):,}")
+    console.say(
+        f"{run.path}: {recipe.steps:,} steps of {recipe.step_tokens:,} tokens, "
+        f"ranks: {dist.get_world_size()}, device: {build_device()}"
+    )
     trainer = build_trainer(recipe, manifest, run, console)
     try:
         trainer.fit()
