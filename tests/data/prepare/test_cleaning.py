@@ -13,6 +13,7 @@ from data.prepare.cleaning import clean
     ("raw", "cleaned"),
     [
         ("cafe\u0301", "caf\u00e9"),
+        ("\ufb01 x\u00b2 \u212b", "\ufb01 x\u00b2 \u00c5"),  # NFC, not NFKC
         ("a\x00b\x1bc\x7fd\x9fe", "abcde"),
         ("one\r\ntwo\rthree\u2028four\x85five", "one\ntwo\nthree\nfour\nfive"),
         ("\ufeffdef f():\n\treturn 1\n\n\n", "def f():\n\treturn 1"),

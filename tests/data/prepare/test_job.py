@@ -15,7 +15,7 @@ import pytest
 from corpus import CODE, MALFORMED, NO_TEXT, QUICK, WEB, expected_documents, recipe, write_corpus
 from data.errors import DataError
 from data.manifest import Manifest, folder_of, verify
-from data.prepare import unigram
+from data.prepare import shards, unigram
 from data.prepare.job import prepare
 from data.prepare.recipe import Domain, Source, SourceFormat, SparkChoice
 from data.prepare.session import spark_session
@@ -52,9 +52,11 @@ def spark(two_cores, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one_core(root, spark):
-    """The corpus prepared on one core."""
+    """The corpus prepared on one core, its documents sorted in many buckets instead of one."""
     output = root / "one" / "dataset"
-    prepare(recipe(root, output), lambda line: None, spark)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "BUCKET_TOKENS", 2000)
+        prepare(recipe(root, output), lambda line: None, spark)
     return output
 
 
