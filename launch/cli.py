@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import DataError
-from train.errors import RecipeError
+from train.errors import RecipeError, Stopped
 
 MISTAKE, INTERRUPTED = 2, 130
 
@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # every rank finds the same mistake; one says it
             print(f"brickyard {options.command}: {error}", file=sys.stderr)
         return MISTAKE
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"brickyard {options.command}: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         print(f"brickyard {options.command}: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -17,6 +17,7 @@ from data.manifest import Manifest, folder_of
 from data.mixture.plan import Plan
 from data.mixture.stream import CurriculumDataset
 from model.composer_model import DbrxComposerModel
+from train.callbacks.stop import leave_to_parent
 from train.recipe import Recipe
 
 
@@ -32,7 +33,11 @@ def build_train_data(recipe: Recipe, plan: Plan) -> DataSpec:
     dataset = CurriculumDataset(plan, folders, device_batch_size, predownload=recipe.dataset.predownload)
     workers = recipe.dataset.num_workers
     loader = StreamingDataLoader(
-        dataset, batch_size=device_batch_size, num_workers=workers, prefetch_factor=4 if workers else None
+        dataset,
+        batch_size=device_batch_size,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=leave_to_parent,
     )
     return data_spec(loader)
 

@@ -48,6 +48,12 @@ class Checkpointer(Callback):
             if finished or state.timestamp.batch.value % self.interval == 0:
                 self.save(state)
 
+    def save_unless_saved(self, state: State) -> None:
+        """Save this step, unless it has just been saved."""
+        newest = newest_checkpoint(self.folder)
+        if newest is None or steps_of(newest) != state.timestamp.batch.value:
+            self.save(state)
+
     def save(self, state: State) -> None:
         """Write this step's checkpoint and drop those that are too old."""
         name = f"{PREFIX}{state.timestamp.batch.value:08d}"

@@ -1,5 +1,13 @@
-"""The one way in which a run ends for a reason that its user can mend."""
+"""The ways in which a run ends early without a fault of ours."""
 
 
 class RecipeError(Exception):
     """A user's mistake, in one sentence: what, where, and what was expected. Ends with exit code 2, no traceback."""
+
+
+class Stopped(Exception):
+    """The run was asked to end by a signal and has saved a checkpoint first."""
+
+    def __init__(self, signal: int, step: int) -> None:
+        super().__init__(f"stopped after step {step:,}, which is saved; the same command goes on from there")
+        self.exit_code = 128 + signal

@@ -20,6 +20,7 @@ from train.build import (
 from train.callbacks.metrics_file import MetricsFile
 from train.callbacks.randomness import StepSeed
 from train.callbacks.steps import StepRecorder
+from train.callbacks.stop import StopOnSignal
 from train.checkpoint import Checkpointer, newest_checkpoint, steps_of
 from train.clipping import GradientClipping
 from train.console import Console
@@ -59,6 +60,7 @@ def train(recipe: Recipe, manifest: Manifest, run: RunDirectory) -> None:
         trainer.fit()
     finally:
         trainer.close()
+
     console.say(f"done: {recipe.steps:,} steps; the run is in {run.path}")
 
 
@@ -85,7 +87,7 @@ def build_trainer(recipe: Recipe, manifest: Manifest, run: RunDirectory, console
         max_duration=f"{recipe.steps}ba",
         optimizers=build_optimizer(model, recipe.optimizer),
         algorithms=clipping,
-        callbacks=[StepSeed(recipe.seed), LearningRate(recipe), recorder, checkpointer],
+        callbacks=[StepSeed(recipe.seed), LearningRate(recipe), recorder, checkpointer, StopOnSignal(checkpointer)],
         run_name=recipe.run_name,
         parallelism_config=parallelism(recipe),
         device=device,

@@ -1,0 +1,54 @@
+"""Ctrl-C and SIGTERM (a scheduler that takes the machine back): save after the step in hand, then end."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+from composer import Callback, Event, Logger, State
+from composer.utils import dist
+
+from train.checkpoint import Checkpointer
+from train.errors import Stopped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopOnSignal(Callback):
+    """Ends the run with a checkpoint once any rank is signalled; a second signal ends it at once."""
+
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self.checkpointer = checkpointer
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def run_event(self, event: Event, state: State, logger: Logger) -> None:
+        if event == Event.FIT_START:
+            self._before = {number: signal.signal(number, self.note) for number in SIGNALS}
+        elif event == Event.BATCH_CHECKPOINT and (number := self.agreed_signal(state)):
+            self.checkpointer.save_unless_saved(state)
+            raise Stopped(number, state.timestamp.batch.value)
+
+    def close(self, state: State, logger: Logger) -> None:
+        self.restore()
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        self.restore()
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agreed_signal(self, state: State) -> int:
+        """The signal that any rank has had, or 0: every rank must stop after the same step."""
+        received = state.device.tensor_to_device(torch.tensor(self.signal))
+        dist.all_reduce(received, reduce_operation="MAX")
+        return int(received)
+
+
+def leave_to_parent(worker: int) -> None:
+    """Dataloader workers sit out a Ctrl-C, which the terminal sends to them as well: their parent ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
