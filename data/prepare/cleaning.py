@@ -5,7 +5,7 @@ import unicodedata
 
 import pyarrow as pa
 from pyspark.sql import Column
-from pyspark.sql import functions as F  # noqa: N812
+from pyspark.sql import functions as F
 
 from data.prepare.recipe import Cleaning
 from data.prepare.sources import MALFORMED, NO_TEXT

@@ -1,7 +1,7 @@
 """Hashes as numbers: what is chosen or ordered by a hash is the same on any machine, in any partitioning."""
 
 from pyspark.sql import Column
-from pyspark.sql import functions as F  # noqa: N812
+from pyspark.sql import functions as F
 
 BITS = 32  # of a hash that count when it is read as a number
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F  # noqa: N812
+from pyspark.sql import functions as F
 
 from data.manifest import SPLITS, DomainRecord, SourceRecord, SplitRecord, folder_of, shard_record
 from data.prepare import unigram

@@ -2,7 +2,7 @@
 
 import numpy as np
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F  # noqa: N812
+from pyspark.sql import functions as F
 
 
 def unigram_loss(train: np.ndarray, heldout: np.ndarray) -> float:
