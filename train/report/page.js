@@ -13,12 +13,14 @@ function axis(settings) {
   return {
     automargin: true, exponentformat: "B", minexponent: 3, separatethousands: true, zeroline: false, hoverformat: ",.4~f",
     gridcolor: colour("--line"), linecolor: colour("--line"), tickcolor: colour("--line"), fixedrange: touch.matches,
-    nticks: narrow.matches ? 5 : 8, ...settings, title: { standoff: 10, ...settings.title },
+    nticks: narrow.matches ? 5 : 8, tickangle: 0, ...settings, title: { standoff: 10, ...settings.title },
   };
 }
 
 function layout(figure) {
   const page = colour("--page");
+  const across = { rangemode: "tozero", hoverformat: ",", ...axis(figure.xaxis) };
+  if (narrow.matches && across.dtick) across.dtick *= 2;
   return {
     height: figure.height, margin: { l: 56, r: 12, t: 12, b: 48 }, showlegend: false,
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
@@ -26,7 +28,7 @@ function layout(figure) {
     hovermode: figure.data[0]?.type === "heatmap" ? "closest" : "x unified",
     hoverlabel: { bgcolor: page, bordercolor: colour("--line"), font: { color: colour("--ink") } },
     dragmode: touch.matches ? false : "zoom",
-    xaxis: { rangemode: "tozero", hoverformat: ",", ...axis(figure.xaxis), ...figure.xaxis.range },
+    xaxis: across,
     yaxis: axis(figure.yaxis),
   };
 }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from train.report.reader import Column, RunRecord
-from train.report.series import extremes, last_finite, means, present, smoothed, thinned
+from train.report.series import DOTS, extremes, last_finite, means, present, smoothed, thinned
 from train.report.words import join_words, nats, percent
 
 # One colour per domain, the same in every plot and table; each stands out 3:1 from a white and from a dark page.
@@ -86,7 +86,7 @@ def of_domain(number: int) -> dict[str, Any]:
 def rough_and_smooth(x: Column, y: Column, name: str, colour: str, **more: Any) -> list[Trace]:
     """The values as they came, faint, and what they come to."""
     raw = scatter(*extremes(*present(x, y)), name, colour, **more)
-    raw |= {"opacity": 0.28, "hoverinfo": "skip", "line": {"color": colour, "width": 1}}
+    raw |= {"opacity": 0.4, "hoverinfo": "skip", "line": {"color": colour, "width": 1}}
     return [raw, scatter(*thinned(*present(x, smoothed(y))), name, colour, **more)]
 
 
@@ -162,17 +162,15 @@ def mixture(run: RunRecord) -> Figure:
     for index, domain in enumerate(run.domains):
         asked, delivered = (100 * run.steps[f"mixture/{kind}/{domain}"] for kind in ("asked", "delivered"))
         dots = {"mode": "markers", "marker": {"color": colour_of(index), "size": 5, "opacity": 0.55}}
-        lines.append(
-            scatter(*means(x, delivered), f"{domain}, delivered", colour_of(index), **dots, **of_domain(index))
-        )
+        more: dict[str, Any] = {**dots, **of_domain(index)}
+        lines.append(scatter(*means(x, delivered), f"{domain}, delivered", colour_of(index), **more))
         lines.append(scatter(*thinned(x, asked), f"{domain}, asked", colour_of(index), **of_domain(index)))
-    steps = math.ceil(len(x) / 150)
+    steps = math.ceil(len(x) / DOTS)
     dot = "one step" if steps == 1 else f"the mean of about {steps:,} steps"
     return Figure(
         "mixture",
         "Mixture, asked and delivered",
-        "Share of each domain in the training tokens. "
-        + " ".join(mixture_words(run, domain) for domain in run.domains),
+        "Share of each domain in the tokens. " + " ".join(mixture_words(run, domain) for domain in run.domains),
         f"Lines: what the curriculum asked. Dots: what the model was given, each {dot}.",
         lines,
         "share of tokens (%)",

@@ -20,7 +20,7 @@ from data.manifest import Manifest
 from train.errors import RecipeError
 from train.run_directory import RunDirectory
 
-EXPERT_STEPS = 20  # one step is noisy: the experts' load at the end is taken over so many
+EXPERT_STEPS = 20  # one step is noisy: the experts' load at the end is taken over so many, or over a tenth of the run
 
 Column = NDArray[np.float64]
 
@@ -170,9 +170,9 @@ def read_metrics(path: Path) -> Metrics:
                 experts.append(load)
         elif any(name.startswith("eval/") for name in row):
             evaluations.add(row)
-    return Metrics(
-        steps, evaluations, np.sum(np.asarray(experts, dtype=np.float64), axis=0) if experts else None, len(experts)
-    )
+    newest = list(experts)[-max(1, len(steps) // 10) :]
+    tokens = np.sum(np.asarray(newest, dtype=np.float64), axis=0) if newest else None
+    return Metrics(steps, evaluations, tokens, len(newest))
 
 
 def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -79,10 +79,8 @@ def learning_answer(run: RunRecord) -> str:
     went = f"went from {nats(first)} to {nats(last)}" if times > 1 else f"is {nats(last)}"
     gap = against_unigram(run)
     compared = f", {gap} models of the same text" if gap else ""
-    evaluated = "one evaluation" if times == 1 else plural(times, "evaluation")
-    return (
-        f"Held-out loss {went} nats per token (mean of {plural(len(ends), 'domain')}, {evaluated}){compared}. {trained}"
-    )
+    mean = f"mean of {plural(len(ends), 'domain')}, {plural(times, 'evaluation')}"
+    return f"Held-out loss {went} nats per token ({mean}){compared}. {trained}"
 
 
 def eval_interval(run: RunRecord) -> str:
@@ -98,7 +96,7 @@ def learning_table(run: RunRecord) -> str:
         for domain in run.domains
     ]
     columns = ["domain", "held-out loss", "unigram loss", "difference"]
-    return table("Held-out loss at the last evaluation, in nats per token", columns, rows)
+    return table("Held-out loss at the end (nats per token)", columns, rows)
 
 
 def by_domain(run: RunRecord) -> Section:

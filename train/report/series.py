@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -59,13 +60,13 @@ def means(x: Column, y: Column, points: int = DOTS) -> tuple[Column, Column]:
     if len(x) <= points:
         return x, y
     parts = zip(np.array_split(x, points), np.array_split(y, points), strict=True)
-    return tuple(np.array([(part_x.mean(), part_y.mean()) for part_x, part_y in parts]).T)  # type: ignore[return-value]
+    return tuple(np.array([(part_x.mean(), part_y.mean()) for part_x, part_y in parts]).T)
 
 
 def stretches(y: Column, count: int) -> list[tuple[int, Column]]:
     """(first index, values) of `count` stretches that cover `y`."""
     edges = np.linspace(0, len(y), count + 1).round().astype(int)
-    return [(first, y[first:last]) for first, last in zip(edges[:-1], edges[1:], strict=True)]
+    return [(first, y[first:last]) for first, last in itertools.pairwise(edges)]
 
 
 def last_finite(y: Column) -> float | None:
