@@ -22,7 +22,7 @@ function layout(figure) {
   const across = { rangemode: "tozero", hoverformat: ",", ...axis(figure.xaxis) };
   if (narrow.matches && across.dtick) across.dtick *= 2;
   return {
-    height: figure.height, margin: { l: 56, r: 12, t: 12, b: 48 }, showlegend: false,
+    uirevision: "keep the zoom", height: figure.height, margin: { l: 56, r: 12, t: 12, b: 48 }, showlegend: false,
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("--soft") },
     hovermode: figure.data[0]?.type === "heatmap" ? "closest" : "x unified",
@@ -41,7 +41,7 @@ function trace(settings) {
     colorscale: [[0, colour("--few")], [0.5, colour("--equal")], [1, colour("--many")]],
     colorbar: { thickness: 10, outlinewidth: 0, len: 1, title: { text: "share", font: { size: 12 } } },
     texttemplate: meta.cells && !narrow.matches ? "%{z:.2f}" : "",
-    textfont: { size: 10, color: colour("--ink") },
+    textfont: { size: 10 },
   };
 }
 
@@ -56,15 +56,14 @@ const drawAll = () => plots.forEach(draw);
 function walk(event) {
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const plot = event.currentTarget;
-  const shown = plot.data.map((line, curve) => ({ line, curve }))
-    .filter(({ line }) => line.visible !== false && line.hoverinfo !== "skip" && line.type === "scatter");
+  const shown = plot.data.filter((line) => line.visible && line.hoverinfo !== "skip" && line.type === "scatter");
   if (!step || !shown.length) return;
   event.preventDefault();
-  const { line, curve } = shown.reduce((a, b) => (b.line.x.length > a.line.x.length ? b : a));
+  const line = shown.reduce((a, b) => (b.x.length > a.x.length ? b : a));
   const last = line.x.length - 1;
   const now = plot.place ?? (step > 0 ? -1 : last + 1);
   plot.place = Math.min(last, Math.max(0, now + step * Math.max(1, Math.round(last / 50))));
-  Plotly.Fx.hover(plot, [{ curveNumber: curve, pointNumber: plot.place }]);
+  Plotly.Fx.hover(plot, { xval: line.x[plot.place] });
 }
 
 for (const button of document.querySelectorAll(".domains button")) {

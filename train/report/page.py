@@ -82,11 +82,15 @@ def headline(run: RunRecord) -> list[tuple[str, str, str]]:
     """(name, value, what it is next to) of the few numbers that matter."""
     plan = run.plan
     share = "" if run.finished else f" ({run.tokens_done / plan['tokens']:.1%})"
-    recent = plural(min(RECENT_STEPS, len(run.steps)), "step")
+    count = min(RECENT_STEPS, len(run.steps))
     return [
         loss_card(run),
         ("Tokens", short(run.tokens_done), f"of {short(plan['tokens'])} planned{share}"),
-        ("Tokens per second", short(current_speed(run)), f"median of the last {recent}"),
+        (
+            "Tokens per second",
+            short(current_speed(run)),
+            "of the first step" if count == 1 else f"median of the last {count} steps",
+        ),
         ("Parameters", short(plan["parameters"]), f"{short(plan['active_parameters'])} active for a token"),
     ]
 

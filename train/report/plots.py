@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from train.report.reader import Column, RunRecord
-from train.report.series import DOTS, extremes, last_finite, means, present, smoothed, thinned
+from train.report.series import DOTS, LINE_POINTS, extremes, last_finite, means, present, smoothed, thinned
 from train.report.words import join_words, nats, percent
 
 # One colour per domain, the same in every plot and table; each stands out 3:1 from a white and from a dark page.
@@ -90,13 +90,26 @@ def rough_and_smooth(x: Column, y: Column, name: str, colour: str, **more: Any) 
     return [raw, scatter(*thinned(*present(x, smoothed(y))), name, colour, **more)]
 
 
+def faint(run: RunRecord, steps: str = "every step") -> str:
+    """What the two lines of `rough_and_smooth` are."""
+    count = len(run.steps)
+    stretch = math.ceil(count / (LINE_POINTS // 2))
+    rough = steps if count <= LINE_POINTS else f"the lowest and the highest of about {stretch:,} steps"
+    return f"Faint: {rough}. Strong: moving mean."
+
+
+def newest_steps(run: RunRecord) -> str:
+    """The steps that the experts' load is taken over."""
+    return "the last step" if run.metrics.expert_steps == 1 else f"the last {run.metrics.expert_steps} steps"
+
+
 def training_loss(run: RunRecord) -> Figure:
     x, y = run.steps["tokens"], run.steps["loss/train/cross_entropy"]
     return Figure(
         "training-loss",
         "Training loss",
         f"Training loss over tokens: from {nats(y[0])} to {nats(last_finite(smoothed(y)))} nats per token.",
-        "Faint: every step. Strong: moving mean. Cross-entropy, without the load-balancing loss.",
+        f"{faint(run)} Cross-entropy, without the load-balancing loss.",
         rough_and_smooth(x, y, "training loss", NEUTRAL),
         "nats per token",
     )
@@ -149,7 +162,7 @@ def domain_losses(run: RunRecord) -> Figure:
         "domain-loss",
         "Training loss by domain",
         f"Training loss over tokens for each domain, in nats per token: {said}.",
-        "Faint: every step that drew the domain. Strong: moving mean.",
+        faint(run, "every step that drew the domain"),
         lines,
         "nats per token",
         height=380,
@@ -202,10 +215,10 @@ def expert_load(run: RunRecord) -> Figure:
         "hovertemplate": "layer %{y}, expert %{x}: %{z:.2f} of an equal share<extra></extra>",
         "meta": {"cells": layers <= 24 and experts <= 16},
     }
-    steps = "the last step" if run.metrics.expert_steps == 1 else f"the last {run.metrics.expert_steps} steps"
+    steps = newest_steps(run)
     return Figure(
         "expert-load",
-        "Expert load at the end",
+        "Expert load",
         f"Tokens of {experts} experts in {layers} layers over {steps}, where 1 is an equal share: "
         f"from {share.min():.2f} to {share.max():.2f}, the most for expert {expert} of layer {layer}.",
         f"Tokens that each expert was given over {steps}; 1 is an equal share. Numbered from 0, as in the checkpoint.",
@@ -224,7 +237,7 @@ def max_violation(run: RunRecord) -> Figure:
         "max-violation",
         "Busiest expert above an equal share",
         f"Max violation over tokens: {percent(y[0])} at first, {percent(last_finite(smoothed(y)))} at the end.",
-        "Max violation: how far the busiest expert of the worst layer is above an equal share; 0 is balanced.",
+        f"{faint(run)} Max violation: the busiest expert of the worst layer above an equal share; 0 is balanced.",
         rough_and_smooth(x, 100 * y, "max violation", NEUTRAL),
         "above equal share (%)",
         y_axis={"rangemode": "tozero"},
@@ -237,7 +250,7 @@ def throughput(run: RunRecord) -> Figure:
         "throughput",
         "Tokens per second",
         f"Training speed over tokens: {np.nanmedian(y):,.0f} tokens per second in the median step.",
-        "Faint: every step. Strong: moving mean. The first step of every start is slow.",
+        f"{faint(run)} The first step of every start is slow.",
         rough_and_smooth(x, y, "tokens per second", NEUTRAL),
         "tokens per second",
         y_axis={"rangemode": "tozero"},
@@ -250,7 +263,7 @@ def data_wait(run: RunRecord) -> Figure:
         "data-wait",
         "Waiting for data",
         f"Share of a step spent waiting for data: {percent(float(np.nanmedian(share)))} in the median step.",
-        "Share of each step's time in which the model waited for its next batch.",
+        f"{faint(run)} The share of a step's time in which the model waited for its next batch.",
         rough_and_smooth(x, 100 * share, "waiting for data", NEUTRAL),
         "share of step time (%)",
         y_axis={"rangemode": "tozero"},

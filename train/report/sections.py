@@ -69,7 +69,8 @@ def learning(run: RunRecord) -> Section:
 
 def learning_answer(run: RunRecord) -> str:
     loss = run.steps["loss/train/cross_entropy"]
-    trained = f"Training loss went from {nats(loss[0])} to {nats(last_finite(smoothed(loss)))} nats per token."
+    change = f"went from {nats(loss[0])} to {nats(last_finite(smoothed(loss)))}"
+    trained = f"Training loss {change if len(loss) > 1 else f'is {nats(loss[0])}'} nats per token."
     ends = heldout_ends(run)
     if not ends:
         return f"{trained} Nothing has been evaluated on held-out text yet (eval_interval: {eval_interval(run)})."
@@ -96,7 +97,7 @@ def learning_table(run: RunRecord) -> str:
         for domain in run.domains
     ]
     columns = ["domain", "held-out loss", "unigram loss", "difference"]
-    return table("Held-out loss at the end (nats per token)", columns, rows)
+    return table("Last evaluation (nats per token)", columns, rows)
 
 
 def by_domain(run: RunRecord) -> Section:
@@ -149,8 +150,8 @@ def balance(run: RunRecord) -> Section:
     tokens = run.metrics.expert_tokens
     share = tokens / tokens.mean(axis=1, keepdims=True)
     answer = (
-        f"At the end an expert gets between {share.min():.2f} and {share.max():.2f} of an equal share of its layer's "
-        "tokens."
+        f"Over {plots.newest_steps(run)}, an expert got between {share.min():.2f} and {share.max():.2f} of an equal "
+        "share of its layer's tokens."
     )
     idle = int((tokens == 0).sum())
     answer += f" {plural(idle, 'expert')} got no token at all." if idle else ""
