@@ -32,7 +32,7 @@ demo: setup ## real text -> tokens -> a trained model -> runs/demo/report.html, 
 	@$(BIN)/brickyard report runs/demo
 	@echo
 	@echo "What next:"
-	@echo "  go on for longer   $(BIN)/brickyard train $(DEMO)/pretrain.yaml max_duration=400ba"
+	@echo "  go on for longer   $(BIN)/brickyard train $(DEMO)/pretrain.yaml max_duration=320ba"
 	@echo "  another curriculum $(BIN)/brickyard train $(DEMO)/pretrain.yaml run_name=late-code 'curriculum.anchors[1].weights={prose: 0, reference: 0.1, code: 0.9}'"
 	@echo "  two ranks          $(BIN)/torchrun --nproc-per-node 2 -m launch train $(DEMO)/pretrain.yaml run_name=two-ranks"
 

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from train.curriculum import summarise
 from train.inputs import read_run
+from train.words import short
 
 
 def plan_command(path: Path, overrides: Sequence[str], *, as_json: bool) -> int:
@@ -67,11 +68,3 @@ def arrow(first: float, last: float, form: str) -> str:
 
 def right(name: str) -> Column:
     return Column(name, justify="right")
-
-
-def short(number: float) -> str:
-    """1234567 as 1.23M."""
-    for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= scale:
-            return f"{number / scale:.3g}{letter}"
-    return f"{number:.0f}"

@@ -1,7 +1,5 @@
 """The DBRX decoder. Its state dict has the keys and shapes of transformers' `DbrxForCausalLM`."""
 
-# ruff: noqa: N815 (fields carry shape suffixes too)
-
 import zlib
 from typing import NamedTuple
 

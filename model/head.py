@@ -1,7 +1,5 @@
 """From the last hidden state to logits, or straight to the loss without ever holding all logits."""
 
-# ruff: noqa: N815 (fields carry shape suffixes too)
-
 from typing import Any, NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Which experts each token visits, and how evenly the tokens spread."""
 
-# ruff: noqa: N815 (fields carry shape suffixes too)
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

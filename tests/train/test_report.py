@@ -19,7 +19,7 @@ from train.report import write_report
 from train.report.plots import DOMAIN_COLOURS
 from train.report.reader import read_metrics
 from train.report.series import LINE_POINTS, extremes, means, smoothed, thinned
-from train.report.words import duration, short
+from train.words import duration, short
 
 STEP_TOKENS, MAX_SEQ_LEN, ROWS = 1000, 10, 400
 UNIGRAM = {"web": 7.0, "code": 6.5}

@@ -14,7 +14,7 @@ from train.report.plots import Figure, colour_of
 from train.report.reader import RunRecord
 from train.report.sections import Section, against_unigram, heldout_ends, sections, thinning_note
 from train.report.series import last_finite, smoothed
-from train.report.words import duration, nats, plural, short
+from train.words import duration, nats, plural, short
 
 RECENT_STEPS = 100  # that the current speed is taken from
 

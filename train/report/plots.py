@@ -11,7 +11,7 @@ import numpy as np
 
 from train.report.reader import Column, RunRecord
 from train.report.series import DOTS, LINE_POINTS, extremes, last_finite, means, present, smoothed, thinned
-from train.report.words import join_words, nats, percent
+from train.words import join_words, nats, percent
 
 # One colour per domain, the same in every plot and table; each stands out 3:1 from a white and from a dark page.
 DOMAIN_COLOURS = (

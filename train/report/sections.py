@@ -12,7 +12,8 @@ from train.report import plots
 from train.report.plots import Figure, colour_of
 from train.report.reader import RunRecord
 from train.report.series import LINE_POINTS, first_finite, last_finite, smoothed
-from train.report.words import description_list, duration, join_words, nats, percent, plural, short, signed, table
+from train.report.tables import description_list, table
+from train.words import duration, join_words, nats, percent, plural, short, signed
 
 
 @dataclass(frozen=True)
