@@ -6,15 +6,26 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from train.curriculum import build_plan
 from train.inputs import read_run
+from train.run_directory import RunDirectory
 
 
 def train_command(path: Path, overrides: Sequence[str]) -> int:
     """Train the recipe at `path`. Returns the exit code."""
     recipe, manifest = read_run(path, overrides)
-    if os.environ.get("RANK", "0") == "0":
-        print("train: loading torch and Composer", flush=True)
-    from train.run import run_recipe  # only now: a bad recipe is refused at once, Composer takes ten seconds
+    run = RunDirectory.of(recipe)
+    run.check_same_run(recipe, manifest, build_plan(recipe, manifest).fingerprint)
+    if run.steps_done() >= recipe.steps:
+        say(f"{run.path} is finished: {run.steps_done():,} of {recipe.steps:,} steps are done")
+        return 0
+    say("loading torch and Composer")
+    from train.run import train  # only now: what can be refused is refused before the ten seconds that Composer takes
 
-    run_recipe(recipe, manifest)
+    train(recipe, manifest, run)
     return 0
+
+
+def say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"train: {line}", flush=True)

@@ -1,7 +1,6 @@
 """Checkpoints that are whole or not there: written beside, then renamed.
 
-A checkpoint is a folder `checkpoints/ba00001000` in torch's sharded format (torch.distributed.checkpoint), which loads
-again on another number of ranks.
+They are in torch's sharded format (torch.distributed.checkpoint), which loads again on another number of ranks.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from composer import Callback, Event, Logger, State, Time
 from composer.utils import dist
 from composer.utils.checkpoint import save_checkpoint
 
-PREFIX = "ba"
-PARTIAL = ".partial-"
+from train.checkpoint_files import PARTIAL, name_of, newest_checkpoint, steps_of, whole_checkpoints
 
 
 class Checkpointer(Callback):
@@ -56,7 +54,7 @@ class Checkpointer(Callback):
 
     def save(self, state: State) -> None:
         """Write this step's checkpoint and drop those that are too old."""
-        name = f"{PREFIX}{state.timestamp.batch.value:08d}"
+        name = name_of(state.timestamp.batch.value)
         partial = self.folder / f"{PARTIAL}{name}"
         written = save_checkpoint(state, str(partial / "__{rank}_0.distcp"))  # in a folder that Composer names
         dist.barrier()  # each rank has seen that its file is there
@@ -68,19 +66,3 @@ class Checkpointer(Callback):
             for old in whole_checkpoints(self.folder)[: -self.keep_last]:
                 shutil.rmtree(old)
         dist.barrier()
-
-
-def whole_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob(f"{PREFIX}[0-9]*") if path.is_dir())
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to go on from, or None."""
-    found = whole_checkpoints(folder)
-    return found[-1] if found else None
-
-
-def steps_of(checkpoint: Path) -> int:
-    """Optimizer steps done when the checkpoint was written."""
-    return int(checkpoint.name.removeprefix(PREFIX))

@@ -21,7 +21,8 @@ from train.callbacks.metrics_file import MetricsFile
 from train.callbacks.randomness import StepSeed
 from train.callbacks.steps import StepRecorder
 from train.callbacks.stop import StopOnSignal
-from train.checkpoint import Checkpointer, newest_checkpoint, steps_of
+from train.checkpoint import Checkpointer
+from train.checkpoint_files import newest_checkpoint, steps_of
 from train.clipping import GradientClipping
 from train.console import Console
 from train.curriculum import build_plan, summarise
@@ -35,18 +36,24 @@ from train.wandb_run import WandbRun
 
 
 def train(recipe: Recipe, manifest: Manifest, run: RunDirectory) -> None:
-    """Train from the newest checkpoint of the run, or from the beginning, to the recipe's end.
+    """Take the run for this process group and train it to the recipe's end.
 
     Raises:
-        RecipeError: the run was begun with another recipe or other data, or another process is training it.
+        RecipeError: another process is training it.
+        Stopped: a signal ended it early; it is saved.
     """
-    plan = build_plan(recipe, manifest)
-    run.check_same_run(recipe, manifest, plan.fingerprint)
-    checkpoint = newest_checkpoint(run.checkpoints)
-    console = Console(recipe.interval_steps(recipe.log_interval), recipe.steps, plan.domains)
-    if checkpoint and steps_of(checkpoint) >= recipe.steps:
-        console.say(f"{run.path} is finished: {steps_of(checkpoint):,} of {recipe.steps:,} steps are done")
+    own_temporary_folder(run)
+    if dist.get_global_rank() != 0:
+        fit(recipe, manifest, run)
         return
+    with run.lock():
+        fit(recipe, manifest, run)
+
+
+def fit(recipe: Recipe, manifest: Manifest, run: RunDirectory) -> None:
+    """Train from the newest checkpoint of the run, or from the beginning, to the recipe's end."""
+    checkpoint = newest_checkpoint(run.checkpoints)
+    console = Console(recipe.interval_steps(recipe.log_interval), recipe.steps, recipe.curriculum.domains)
     if dist.get_global_rank() == 0:
         run.describe(recipe, manifest, summarise(recipe, manifest))
     if checkpoint:
@@ -60,7 +67,6 @@ def train(recipe: Recipe, manifest: Manifest, run: RunDirectory) -> None:
         trainer.fit()
     finally:
         trainer.close()
-
     console.say(f"done: {recipe.steps:,} steps; the run is in {run.path}")
 
 
@@ -115,14 +121,3 @@ def quieten() -> None:
     warnings.filterwarnings("ignore")
     for name in ("composer", "streaming", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def run_recipe(recipe: Recipe, manifest: Manifest) -> None:
-    """Open the recipe's run directory and train in it."""
-    run = RunDirectory.of(recipe)
-    own_temporary_folder(run)
-    if dist.get_global_rank() != 0:
-        train(recipe, manifest, run)
-        return
-    with run.lock():
-        train(recipe, manifest, run)

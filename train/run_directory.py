@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import yaml
 
 from data.manifest import Manifest
+from train.checkpoint_files import newest_checkpoint, steps_of
 from train.errors import RecipeError
 from train.reader import to_yaml
 from train.recipe import Recipe
@@ -69,6 +70,11 @@ class RunDirectory:
         if not path.exists():
             write_whole(path, secrets.token_hex(4))
         return path.read_text()
+
+    def steps_done(self) -> int:
+        """Optimizer steps in the newest checkpoint; 0 without one."""
+        checkpoint = newest_checkpoint(self.checkpoints)
+        return steps_of(checkpoint) if checkpoint else 0
 
     def lock(self) -> TextIO:
         """Take the run for this process until the returned file is closed, or the process is gone.
