@@ -7,7 +7,8 @@ before ours.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ class WandbRun:
 
     def __init__(self, config: WandbConfig, name: str, identity: str, folder: Path, recipe: Mapping[str, Any]) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
-        self._run = wandb.init(
+        run = wandb.init(
             project=config.project,
             entity=config.entity,
             group=config.group,
@@ -34,13 +35,24 @@ class WandbRun:
             config=dict(recipe),
             settings=wandb.Settings(x_disable_stats=config.mode == "disabled", console="off"),
         )
-        self._run.define_metric("tokens")
-        self._run.define_metric("*", step_metric="tokens")
+        run.define_metric("tokens")
+        run.define_metric("*", step_metric="tokens")
+        self._run: wandb.Run | None = run
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Log a row's numbers at its step."""
         numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
-        self._run.log(numbers, step=row["batch"])
+        self._try(lambda run: run.log(numbers, step=row["batch"]))
 
     def close(self) -> None:
-        self._run.finish()
+        self._try(lambda run: run.finish())
+
+    def _try(self, action: Callable[[wandb.Run], object]) -> None:
+        """W&B looks on: where its process is gone, training and metrics.jsonl go on without it."""
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except OSError as error:
+            self._run = None
+            print(f"train: W&B is gone ({error}); metrics.jsonl goes on", file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from processes import brickyard, die_while_saving, finish, start
 
@@ -106,9 +107,11 @@ def test_asked_to_stop(uninterrupted: Path, workshop: SimpleNamespace, number: s
     """Ctrl-C, or a scheduler that takes the machine back: the step in hand is saved and nothing is done twice."""
     name = number.name.lower()
     run = workshop.root / "runs" / name
-    [process] = start(command(workshop, name), log_of(workshop, name))
+    [process] = start(command(workshop, name, "dataset.num_workers=2"), log_of(workshop, name))
     wait_for_step(run, 5, process)
-    os.kill(process.pid or 0, number)
+    leader = psutil.Process(process.pid)
+    for member in [*leader.children(), leader]:  # as a terminal does: to the dataloader workers as well
+        member.send_signal(number)
     assert finish([process]) == [128 + number]
     assert "the same command goes on from there" in log_of(workshop, name).read_text()
     stopped_at = max(int(checkpoint.removeprefix("ba")) for checkpoint in names(run))

@@ -50,5 +50,7 @@ class StopOnSignal(Callback):
 
 
 def leave_to_parent(worker: int) -> None:
-    """Dataloader workers sit out a Ctrl-C, which the terminal sends to them as well: their parent ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Dataloader workers sit the signals out: terminals and launchers send them to the whole process group, and the
+    step in hand still needs its data. The parent ends its workers, and they end themselves when it is gone."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
