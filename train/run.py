@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import nullcontext
 
 import yaml
 from composer import Trainer
@@ -42,11 +43,8 @@ def train(recipe: Recipe, manifest: Manifest, run: RunDirectory) -> None:
         RecipeError: another process is training it.
         Stopped: a signal ended it early; it is saved.
     """
-    own_temporary_folder(run)
-    if dist.get_global_rank() != 0:
-        fit(recipe, manifest, run)
-        return
-    with run.lock():
+    lock = run.lock() if dist.get_global_rank() == 0 else nullcontext()
+    with lock, own_temporary_folder(run):
         fit(recipe, manifest, run)
 
 
