@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import expert_cases
 import pytest
 import torch
+
+import expert_cases
 
 HERE = Path(__file__).parent
 

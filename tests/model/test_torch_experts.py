@@ -1,11 +1,12 @@
 """The `torch` experts against a plain fp64 loop."""
 
-import expert_cases
 import pytest
 import torch
 
 from model.config import ExpertsImplementation, FFNConfig, ModelConfig
 from model.experts import build_experts
+
+import expert_cases
 
 CONFIG = ModelConfig(
     d_model=expert_cases.D_MODEL,

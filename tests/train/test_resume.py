@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+
 from processes import brickyard, die_while_saving, finish, start
 
 # What depends on the clock.

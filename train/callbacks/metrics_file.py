@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,9 +24,10 @@ class MetricsFile:
         self._file = self.path.open("a", buffering=1)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one row."""
+        """Append one row; JSON has no NaN and no infinity, so these become null."""
         assert self._file is not None, "open_after comes first"
-        self._file.write(json.dumps(row) + "\n")
+        finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
+        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
 
     def close(self) -> None:
         if self._file is not None:

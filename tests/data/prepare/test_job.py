@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corpus import CODE, MALFORMED, NO_TEXT, QUICK, WEB, expected_documents, recipe, write_corpus
 from data.errors import DataError
 from data.manifest import Manifest, folder_of, verify
 from data.prepare import shards, unigram
@@ -20,6 +19,8 @@ from data.prepare.job import prepare
 from data.prepare.recipe import Domain, Source, SourceFormat, SparkChoice
 from data.prepare.session import spark_session
 from data.tokenizer import Tokenizer
+
+from corpus import CODE, MALFORMED, NO_TEXT, QUICK, WEB, expected_documents, recipe, write_corpus
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,32 @@
+"""metrics.jsonl holds each step once, whatever happened to the process that wrote it."""
+
+import json
+from pathlib import Path
+
+from train.callbacks.metrics_file import MetricsFile, read_rows
+
+
+def test_rows_after_the_checkpoint_are_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path)
+    file.open_after(0)
+    for batch in (1, 2, 3):
+        file.write({"batch": batch, "loss": 1.0})
+    file.close()
+    with path.open("a") as torn:
+        torn.write('{"batch": 4, "lo')  # killed in the middle of a line
+    assert [row["batch"] for row in read_rows(path)] == [1, 2, 3]
+    again = MetricsFile(path)
+    again.open_after(2)
+    again.write({"batch": 3, "loss": 0.5})
+    again.close()
+    assert [(row["batch"], row["loss"]) for row in read_rows(path)] == [(1, 1.0), (2, 1.0), (3, 0.5)]
+
+
+def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.open_after(0)
+    file.write({"batch": 1, "loss": float("nan"), "gradient_norm": float("inf")})
+    file.close()
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(line, parse_constant=lambda name: 1 / 0) == {"batch": 1, "loss": None, "gradient_norm": None}
