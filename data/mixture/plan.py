@@ -5,6 +5,7 @@ counts, the seed and the sample index. Nothing here is imported but NumPy and th
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,19 @@ SAMPLE = np.dtype([("sample", np.int64), ("domain", np.int32), ("epoch", np.int3
 TARGET_UNIT = 2 * WEIGHT_UNIT
 
 
+# The plan remembers where it stood at every 64th block and works the blocks between out again when asked.
+BLOCKS_PER_GROUP = 64
+
+
+@dataclass(frozen=True)
+class PlanState:
+    """Where a plan stands before sample `sample`: the exact target, in TARGET_UNITs, and the draws, [domains] each."""
+
+    sample: int
+    target: tuple[int, ...]
+    drawn: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class PlannedBlock:
     """A block with the draws that each domain has had before it and after it, [domains] each."""
@@ -33,6 +47,7 @@ class PlannedBlock:
     block: Block
     before: tuple[int, ...]
     after: tuple[int, ...]
+    state_after: PlanState
 
 
 class Plan:
@@ -55,9 +70,9 @@ class Plan:
         self.seed = seed
         self.domains = schedule.domains
         self.orders = [DomainOrder(name, np.asarray(shard_rows[name], np.int64), seed) for name in self.domains]
-        self._planned: list[PlannedBlock] = []
-        self._starts: list[int] = []
-        self._more = plan_blocks(schedule)
+        nothing = (0,) * len(self.domains)
+        self._states = [PlanState(0, nothing, nothing)]  # at the start of each group that has been reached
+        self._group = lru_cache(maxsize=4)(self._work_out_group)
         self._domains_of_block = lru_cache(maxsize=8)(domains_of_block)
 
     @property
@@ -87,13 +102,14 @@ class Plan:
 
     def blocks(self, start: int, stop: int) -> Iterator[PlannedBlock]:
         """The planned blocks that hold samples `start <= n < stop`."""
-        if start >= stop:
-            return
-        self._extend(stop)
-        index = bisect_right(self._starts, start) - 1
-        while index < len(self._planned) and self._planned[index].block.start < stop:
-            yield self._planned[index]
-            index += 1
+        self._reach(start)
+        group = bisect_right(self._states, start, key=lambda state: state.sample) - 1
+        while start < stop:
+            for planned in self._group(group):
+                if start < planned.block.stop and planned.block.start < stop:
+                    yield planned
+                    start = planned.block.stop
+            group += 1
 
     def delivered(self, sample: int) -> NDArray[np.int64]:
         """[domains] draws of each domain among the samples before `sample`."""
@@ -115,11 +131,16 @@ class Plan:
             total += target_between(planned.block, low, high)
         return total / (stop - start)
 
-    def _extend(self, stop: int) -> None:
-        while not self._planned or self._planned[-1].block.stop < stop:
-            planned = next(self._more)
-            self._planned.append(planned)
-            self._starts.append(planned.block.start)
+    def _reach(self, sample: int) -> None:
+        """Know the state at the start of the group that holds `sample`."""
+        while self._states[-1].sample <= sample:
+            self._group(len(self._states) - 1)
+
+    def _work_out_group(self, group: int) -> list[PlannedBlock]:
+        blocks = list(itertools.islice(plan_blocks(self.schedule, self._states[group]), BLOCKS_PER_GROUP))
+        if group + 1 == len(self._states):
+            self._states.append(blocks[-1].state_after)
+        return blocks
 
     def _read_block(self, planned: PlannedBlock, start: int, stop: int) -> NDArray[np.void]:
         block = planned.block
@@ -136,20 +157,18 @@ class Plan:
         return samples
 
 
-def plan_blocks(schedule: Schedule) -> Iterator[PlannedBlock]:
-    """Every block with the draws before and after it, without end.
+def plan_blocks(schedule: Schedule, state: PlanState) -> Iterator[PlannedBlock]:
+    """The blocks from `state` on with the draws before and after each, without end.
 
     The counts are apportioned on the *running* target, so that a remainder is carried and never lost.
     """
-    count = len(schedule.domains)
-    target, drawn = [0] * count, [0] * count
-    for block in schedule.blocks():
+    for block in schedule.blocks(state.sample):
         length = block.stop - block.start
         shares = [(first + last) * length for first, last in zip(block.first, block.last, strict=True)]
-        target = [total + share for total, share in zip(target, shares, strict=True)]
-        before = tuple(drawn)
-        drawn = draws_after(target, drawn, shares, block.stop)
-        yield PlannedBlock(block, before, tuple(drawn))
+        target = tuple(total + share for total, share in zip(state.target, shares, strict=True))
+        after = tuple(draws_after(target, state.drawn, shares, block.stop))
+        before, state = state.drawn, PlanState(block.stop, target, after)
+        yield PlannedBlock(block, before, after, state)
 
 
 def draws_after(target: Sequence[int], drawn: Sequence[int], shares: Sequence[int], total: int) -> list[int]:

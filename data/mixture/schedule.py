@@ -6,6 +6,7 @@ integer arithmetic, the same on every machine.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,23 +56,22 @@ class Schedule:
             return anchor.weights
         return ramp_weights(anchor, self.anchors[here + 1], sample)
 
-    def blocks(self) -> Iterator[Block]:
-        """The blocks from sample 0 on, without end: they are cut at anchors and short where the weights change."""
-        for anchor, following in zip(self.anchors, self.anchors[1:], strict=False):
-            yield from span_blocks(anchor, following)
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        """The blocks from the one that begins at `start` on, for ever; cut at anchors, short where weights change."""
+        for anchor, following in itertools.pairwise(self.anchors):
+            if following.at > start:
+                yield from span_blocks(anchor, following, max(start, anchor.at))
         last = self.anchors[-1]
-        start = last.at
-        while True:
-            yield Block(start, start + BLOCK, last.weights, last.weights)
-            start += BLOCK
+        for begin in itertools.count(max(start, last.at), BLOCK):
+            yield Block(begin, begin + BLOCK, last.weights, last.weights)
 
 
-def span_blocks(anchor: ScheduleAnchor, following: ScheduleAnchor) -> Iterator[Block]:
-    """The blocks between two neighbouring anchors."""
+def span_blocks(anchor: ScheduleAnchor, following: ScheduleAnchor, first: int) -> Iterator[Block]:
+    """The blocks between two neighbouring anchors, from the one that begins at `first` on."""
     length = following.at - anchor.at
     changes = following.ramp != "step"
     size = max(SHORTEST_BLOCK, min(BLOCK, floor_power_of_two(length // BLOCKS_PER_RAMP))) if changes else BLOCK
-    for start in range(anchor.at, following.at, size):
+    for start in range(first, following.at, size):
         stop = min(start + size, following.at)
         if changes:
             yield Block(start, stop, ramp_weights(anchor, following, start), ramp_weights(anchor, following, stop))
