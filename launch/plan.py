@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from train.curriculum import summarise
+from train.curriculum import build_plan, summarise
 from train.inputs import read_run
 from train.words import short
 
@@ -18,7 +18,7 @@ from train.words import short
 def plan_command(path: Path, overrides: Sequence[str], *, as_json: bool) -> int:
     """Print the plan of the recipe at `path`. Returns the exit code."""
     recipe, manifest = read_run(path, overrides)
-    summary = summarise(recipe, manifest)
+    summary = summarise(recipe, manifest, build_plan(recipe, manifest))
     if as_json:
         print(json.dumps(summary, indent=2))
     else:

@@ -15,14 +15,15 @@ def train_command(path: Path, overrides: Sequence[str]) -> int:
     """Train the recipe at `path`. Returns the exit code."""
     recipe, manifest = read_run(path, overrides)
     run = RunDirectory.of(recipe)
-    run.check_same_run(recipe, manifest, build_plan(recipe, manifest).fingerprint)
+    plan = build_plan(recipe, manifest)
+    run.check_same_run(recipe, manifest, plan.fingerprint)
     if run.steps_done() >= recipe.steps:
         say(f"{run.path} is finished: {run.steps_done():,} of {recipe.steps:,} steps are done")
         return 0
     say("loading torch and Composer")
     from train.run import train  # only now: what can be refused is refused before the ten seconds that Composer takes
 
-    train(recipe, manifest, run)
+    train(recipe, manifest, plan, run)
     return 0
 
 

@@ -29,9 +29,8 @@ def build_plan(recipe: Recipe, manifest: Manifest) -> Plan:
     return Plan(build_schedule(recipe), rows, recipe.curriculum.seed)
 
 
-def summarise(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
+def summarise(recipe: Recipe, manifest: Manifest, plan: Plan) -> dict[str, Any]:
     """What a run of this recipe will read: totals, domains and spans, as plain data for JSON."""
-    plan = build_plan(recipe, manifest)
     end = recipe.steps * recipe.global_train_batch_size
     parameters = count_parameters(recipe.model)
     edges = sorted({0, end, *(anchor.at for anchor in plan.schedule.anchors if anchor.at < end)})

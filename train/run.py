@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import nullcontext
+from pathlib import Path
 
 import yaml
 from composer import Trainer
 from composer.utils import dist
 
 from data.manifest import Manifest
+from data.mixture.plan import Plan
 from train.build import (
     build_device,
     build_evaluators,
@@ -26,7 +28,7 @@ from train.checkpoint import Checkpointer
 from train.checkpoint_files import newest_checkpoint, steps_of
 from train.clipping import GradientClipping
 from train.console import Console
-from train.curriculum import build_plan, summarise
+from train.curriculum import summarise
 from train.learning_rate import LearningRate
 from train.optim import build_optimizer
 from train.parallel import parallelism
@@ -36,7 +38,7 @@ from train.run_directory import RunDirectory, own_temporary_folder
 from train.wandb_run import WandbRun
 
 
-def train(recipe: Recipe, manifest: Manifest, run: RunDirectory) -> None:
+def train(recipe: Recipe, manifest: Manifest, plan: Plan, run: RunDirectory) -> None:
     """Take the run for this process group and train it to the recipe's end.
 
     Raises:
@@ -45,22 +47,22 @@ def train(recipe: Recipe, manifest: Manifest, run: RunDirectory) -> None:
     """
     lock = run.lock() if dist.get_global_rank() == 0 else nullcontext()
     with lock, own_temporary_folder(run):
-        fit(recipe, manifest, run)
+        fit(recipe, manifest, plan, run)
 
 
-def fit(recipe: Recipe, manifest: Manifest, run: RunDirectory) -> None:
+def fit(recipe: Recipe, manifest: Manifest, plan: Plan, run: RunDirectory) -> None:
     """Train from the newest checkpoint of the run, or from the beginning, to the recipe's end."""
     checkpoint = newest_checkpoint(run.checkpoints)
     console = Console(recipe.interval_steps(recipe.log_interval), recipe.steps, recipe.curriculum.domains)
     if dist.get_global_rank() == 0:
-        run.describe(recipe, manifest, summarise(recipe, manifest))
+        run.describe(recipe, manifest, summarise(recipe, manifest, plan))
     if checkpoint:
         console.say(f"going on from {checkpoint}, at step {steps_of(checkpoint):,}")
     console.say(
         f"{run.path}: {recipe.steps:,} steps of {recipe.step_tokens:,} tokens, "
         f"ranks: {dist.get_world_size()}, device: {build_device()}"
     )
-    trainer = build_trainer(recipe, manifest, run, console)
+    trainer = build_trainer(recipe, manifest, plan, run, checkpoint, console)
     try:
         trainer.fit()
     finally:
@@ -68,12 +70,13 @@ def fit(recipe: Recipe, manifest: Manifest, run: RunDirectory) -> None:
     console.say(f"done: {recipe.steps:,} steps; the run is in {run.path}")
 
 
-def build_trainer(recipe: Recipe, manifest: Manifest, run: RunDirectory, console: Console) -> Trainer:
-    """Composer's trainer with everything that the recipe asks for, loaded from the newest checkpoint."""
+def build_trainer(
+    recipe: Recipe, manifest: Manifest, plan: Plan, run: RunDirectory, checkpoint: Path | None, console: Console
+) -> Trainer:
+    """Composer's trainer with everything that the recipe asks for, loaded from `checkpoint` if there is one."""
     device = build_device()
     quieten()
     dist.initialize_dist(device)
-    plan = build_plan(recipe, manifest)
     model = build_model(recipe, manifest)
     clipping = GradientClipping(recipe.optimizer.clip_norm)
     recorder = StepRecorder(
@@ -82,7 +85,6 @@ def build_trainer(recipe: Recipe, manifest: Manifest, run: RunDirectory, console
     checkpointer = Checkpointer(
         run.checkpoints, recipe.interval_steps(recipe.save_interval), recipe.checkpoints.keep_last
     )
-    checkpoint = newest_checkpoint(run.checkpoints)
     return Trainer(
         model=model,
         train_dataloader=build_train_data(recipe, plan),
