@@ -24,6 +24,8 @@ def unfinished_folder(output: Path) -> Iterator[Path]:
     unfinished = output.parent / f".{output.name}.unfinished"
     replaced = output.parent / f".{output.name}.replaced"
     with _lock(output):
+        if replaced.exists() and not output.exists():
+            replaced.rename(output)  # killed between the two renames below
         for leftover in (unfinished, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
         unfinished.mkdir()
