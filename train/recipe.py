@@ -161,6 +161,7 @@ class Recipe:
     save_interval: str = "1000ba"
     eval_interval: str = "1000ba"
     log_interval: str = "10ba"  # between lines on the console
+    audit: bool = False  # record what the model reads, for `brickyard audit`
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)

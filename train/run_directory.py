@@ -36,6 +36,7 @@ FREE_KEYS = (
     "dataset.predownload",
     "checkpoints",
     "wandb",
+    "audit",
 )
 
 

@@ -130,5 +130,5 @@ class CurriculumDataset(StreamingDataset):
         sample = super().get_item(sample_id, retry)
         sample["tokens"] = sample["tokens"].astype(np.int64)
         if isinstance(sample_id, PlacedSample):
-            sample.update({name: int(sample_id.place[name]) for name in ("domain", "epoch", "sample")})
+            sample.update({name: int(sample_id.place[name]) for name in ("domain", "epoch", "row", "sample")})
         return sample
