@@ -1,5 +1,6 @@
 """What the microbatches of one optimizer step saw, by domain, layer and expert, on this rank."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from model.dbrx import DbrxOutput
 from model.head import IGNORED
+from model.router import Routing
 
 
 @dataclass
@@ -69,18 +71,23 @@ def microbatch_statistics(
     samples = torch.tensor(len(domain_B), device=domain_B.device)
     loss_B = outputs.token_loss.loss_BT.sum(dim=1, dtype=torch.float64)
     tokens_B = (targets_BT != IGNORED).sum(dim=1)
+    sums_M2 = loss_B.new_zeros(n_domains, 2).index_add_(0, domain_B, torch.stack([loss_B, tokens_B.double()], dim=1))
     return StepStatistics(
         samples=samples,
-        loss_sum_by_domain=loss_B.new_zeros(n_domains).index_add_(0, domain_B, loss_B),
-        tokens_by_domain=tokens_B.new_zeros(n_domains).index_add_(0, domain_B, tokens_B),
+        loss_sum_by_domain=sums_M2[:, 0],
+        tokens_by_domain=sums_M2[:, 1].long(),
         load_balancing_sum=load_balancing.double() * samples,
-        tokens_by_layer_domain_expert=torch.stack(
-            [_by_domain(r.experts_NK, domain_B, n_domains, len(r.tokens_per_expert_E)) for r in outputs.routings]
-        ),
+        tokens_by_layer_domain_expert=_slots(outputs.routings, domain_B, n_domains),
     )
 
 
-def _by_domain(experts_NK: Tensor, domain_B: Tensor, n_domains: int, n_experts: int) -> Tensor:
-    """int64 [M, E]: slots by the domain of their sequence and by expert."""
-    cell_BX = experts_NK.view(len(domain_B), -1) + domain_B[:, None] * n_experts
-    return cell_BX.flatten().bincount(minlength=n_domains * n_experts).view(n_domains, n_experts)
+def _slots(routings: Sequence[Routing], domain_B: Tensor, n_domains: int) -> Tensor:
+    """int64 [L, M, E]: slots by layer, by the domain of their sequence and by expert, counted all at once."""
+    n_layers, n_experts = len(routings), len(routings[0].tokens_per_expert_E)
+    experts_LBX = torch.stack([r.experts_NK for r in routings]).view(n_layers, len(domain_B), -1)
+    first_L = torch.arange(n_layers, device=domain_B.device) * n_domains
+    cells = ((first_L[:, None] + domain_B)[..., None] * n_experts + experts_LBX).flatten()
+    # Not bincount: on a GPU it waits for the largest cell.
+    one = torch.ones(1, dtype=torch.int64, device=cells.device)
+    counts = cells.new_zeros(n_layers * n_domains * n_experts).scatter_add_(0, cells, one.expand_as(cells))
+    return counts.view(n_layers, n_domains, n_experts)

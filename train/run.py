@@ -53,7 +53,7 @@ def train(recipe: Recipe, manifest: Manifest, plan: Plan, run: RunDirectory) -> 
 def fit(recipe: Recipe, manifest: Manifest, plan: Plan, run: RunDirectory) -> None:
     """Train from the newest checkpoint of the run, or from the beginning, to the recipe's end."""
     checkpoint = newest_checkpoint(run.checkpoints)
-    console = Console(recipe.interval_steps(recipe.log_interval), recipe.steps, recipe.curriculum.domains)
+    console = Console(recipe.interval_steps(recipe.log_interval), recipe.steps, plan.domains)
     if dist.get_global_rank() == 0:
         run.describe(recipe, manifest, summarise(recipe, manifest, plan))
     if checkpoint:
@@ -77,10 +77,16 @@ def build_trainer(
     device = build_device()
     quieten()
     dist.initialize_dist(device)
-    model = build_model(recipe, manifest)
+    model = build_model(recipe, manifest, plan)
     clipping = GradientClipping(recipe.optimizer.clip_norm)
     recorder = StepRecorder(
-        plan, model.step_statistics, clipping, MetricsFile(run.metrics), open_wandb(recipe, run), console
+        plan,
+        model.step_statistics,
+        clipping,
+        MetricsFile(run.metrics),
+        open_wandb(recipe, run),
+        console,
+        routing_interval=recipe.interval_steps(recipe.eval_interval),
     )
     checkpointer = Checkpointer(
         run.checkpoints, recipe.interval_steps(recipe.save_interval), recipe.checkpoints.keep_last
@@ -88,7 +94,7 @@ def build_trainer(
     return Trainer(
         model=model,
         train_dataloader=build_train_data(recipe, plan),
-        eval_dataloader=build_evaluators(recipe, manifest),
+        eval_dataloader=build_evaluators(recipe, manifest, plan),
         eval_interval=evaluate_every(recipe.interval_steps(recipe.eval_interval)),
         max_duration=f"{recipe.steps}ba",
         optimizers=build_optimizer(model, recipe.optimizer),

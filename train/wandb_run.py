@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+from PIL.Image import Image
 
 from train.recipe import WandbConfig
 
@@ -43,6 +44,10 @@ class WandbRun:
         """Log a row's numbers at its step."""
         numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
         self._try(lambda run: run.log(numbers, step=row["batch"]))
+
+    def write_picture(self, name: str, picture: Image, row: Mapping[str, Any]) -> None:
+        """Log a picture at a row's step."""
+        self._try(lambda run: run.log({name: wandb.Image(picture), "tokens": row["tokens"]}, step=row["batch"]))
 
     def close(self) -> None:
         self._try(lambda run: run.finish())

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
-from train.callbacks.metrics_file import MetricsFile, read_rows
+import pytest
+
+from train.callbacks.metrics_file import MetricsFile, iterate_rows
+from train.errors import RecipeError
 
 
 def test_rows_after_the_checkpoint_are_written_again(tmp_path: Path) -> None:
@@ -15,12 +18,21 @@ def test_rows_after_the_checkpoint_are_written_again(tmp_path: Path) -> None:
     file.close()
     with path.open("a") as torn:
         torn.write('{"batch": 4, "lo')  # killed in the middle of a line
-    assert [row["batch"] for row in read_rows(path)] == [1, 2, 3]
+    assert [row["batch"] for row in iterate_rows(path)] == [1, 2, 3]
     again = MetricsFile(path)
     again.open_after(2)
     again.write({"batch": 3, "loss": 0.5})
     again.close()
-    assert [(row["batch"], row["loss"]) for row in read_rows(path)] == [(1, 1.0), (2, 1.0), (3, 0.5)]
+    assert [(row["batch"], row["loss"]) for row in iterate_rows(path)] == [(1, 1.0), (2, 1.0), (3, 0.5)]
+
+
+def test_a_damaged_line_before_the_last_is_said(tmp_path: Path) -> None:
+    """What follows it would otherwise be forgotten without a word."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"batch": 1}\n{"bat\n{"batch": 3}\n')
+    with pytest.raises(RecipeError, match=r"metrics\.jsonl:2: this line is damaged"):
+        MetricsFile(path).open_after(3)
+    assert path.read_text().count("\n") == 3
 
 
 def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:

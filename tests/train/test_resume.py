@@ -154,7 +154,7 @@ def test_two_ranks_are_one_run(workshop: SimpleNamespace) -> None:
     assert train(workshop, "moved", *quiet, ranks=2, before=die_while_saving(8))[0] == -signal.SIGKILL
     assert train(workshop, "moved", *quiet) == [0]
     one, two, moved = (rows(workshop.root / "runs" / name) for name in ("one", "two", "moved"))
-    assert len(one) == len(two) == len(moved) == 14
+    assert len(one) == len(two) == len(moved) == 16  # 12 steps, and 2 evaluations with their routing
     for here, there, then in zip(one, two, moved, strict=True):
         for other in (there, then):
             assert other.keys() == here.keys()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
+
+from train.errors import RecipeError
 
 
 class MetricsFile:
@@ -16,10 +19,16 @@ class MetricsFile:
         self._file: TextIO | None = None
 
     def open_after(self, batch: int) -> None:
-        """Forget the rows after step `batch` (they will be written again) and any half-written line."""
-        kept = [row for row in read_rows(self.path) if row["batch"] <= batch]
+        """Forget the rows after step `batch` (they will be written again) and any half-written line.
+
+        Raises:
+            RecipeError: a line is damaged.
+        """
         partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        with partial.open("w") as kept:
+            for row in iterate_rows(self.path):
+                if row["batch"] <= batch:
+                    kept.write(json.dumps(row) + "\n")
         partial.replace(self.path)
         self._file = self.path.open("a", buffering=1)
 
@@ -35,12 +44,20 @@ class MetricsFile:
             self._file = None
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line that was cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a metrics.jsonl, if there is one; a last line that was cut short is left out.
+
+    Raises:
+        RecipeError: a line that was written whole is no JSON.
+    """
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                if line.endswith("\n"):
+                    raise RecipeError(f"{path}:{number}: this line is damaged; mend it, or take it out") from None
+                return
+            yield row

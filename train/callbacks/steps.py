@@ -1,4 +1,4 @@
-"""What every optimizer step was asked, was given and has learned, as one row for the file, W&B and the console."""
+"""What every optimizer step was asked, was given and has learned: rows for the file, W&B and the console."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ import time
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
-from composer import Callback, Logger, State
+from composer import Callback, Logger, State, Time
 from composer.utils import dist
 
 from data.mixture.plan import Plan
 from model.statistics import StepStatistics
 from train.callbacks.metrics_file import MetricsFile
+from train.callbacks.routing import RoutingSum
+from train.callbacks.routing_picture import routing_picture
 from train.clipping import GradientClipping
 from train.console import Console
 from train.wandb_run import WandbRun
 
 
 class StepRecorder(Callback):
-    """Writes a row for every step and every evaluation.
+    """Writes a row for every step, for every evaluation, and for the routing over the steps up to it.
 
     Args:
         statistics: what the model counts during a step; read and cleared here.
         clipping: knows the gradient norm of the step.
         wandb: the run in W&B; None on every rank but the first.
+        routing_interval: steps between two rows of routing; it is as large as all other rows of ten steps together.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class StepRecorder(Callback):
         file: MetricsFile,
         wandb: WandbRun | None,
         console: Console,
+        routing_interval: int,
     ) -> None:
         self.plan = plan
         self.statistics = statistics
@@ -43,6 +48,8 @@ class StepRecorder(Callback):
         self.file = file
         self.wandb = wandb
         self.console = console
+        self.routing_interval = routing_interval
+        self.routing = RoutingSum()
         self._asked_for_data = self._began = 0.0
 
     def fit_start(self, state: State, logger: Logger) -> None:
@@ -58,9 +65,13 @@ class StepRecorder(Callback):
         self.statistics.clear()
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        row = self.row(state, sum_over_ranks(self.statistics))
+        statistics = sum_over_ranks(self.statistics)
+        row = self.row(state, statistics)
         self.write(row)
         self.console.step(row)
+        self.routing.add(statistics.tokens_by_layer_domain_expert)
+        if self.routing_due(state):
+            self.write_routing(state)
 
     def row(self, state: State, statistics: StepStatistics) -> dict[str, Any]:
         """The row of the step that has just ended."""
@@ -75,6 +86,7 @@ class StepRecorder(Callback):
             "tokens": tokens,
             **self.losses(statistics),
             **self.mixture(statistics, before.sample.value, samples),
+            **self.so_far(samples, tokens // samples),
             **expert_load(statistics),
             "lr": state.optimizers[0].param_groups[0]["lr"],
             "gradient_norm": self.clipping.norm,
@@ -104,6 +116,28 @@ class StepRecorder(Callback):
             **{f"mixture/delivered/{name}": weight for name, weight in zip(self.plan.domains, delivered, strict=True)},
         }
 
+    def so_far(self, samples: int, sample_tokens: int) -> dict[str, float]:
+        """Tokens and epochs of each domain since the run began. The plan knows them, whatever was resumed how often;
+        `brickyard audit` proves that the model was given the plan."""
+        delivered = list(zip(self.plan.orders, self.plan.delivered(samples).tolist(), strict=True))
+        return {
+            **{f"mixture/tokens/{order.domain}": count * sample_tokens for order, count in delivered},
+            **{f"mixture/epochs/{order.domain}": count / order.row_count for order, count in delivered},
+        }
+
+    def routing_due(self, state: State) -> bool:
+        assert state.max_duration is not None
+        finished = state.timestamp >= Time.from_input(state.max_duration)
+        return finished or state.timestamp.batch.value % self.routing_interval == 0
+
+    def write_routing(self, state: State) -> None:
+        """The row of all the steps since the last one, and its picture."""
+        row = {"batch": state.timestamp.batch.value, "tokens": state.timestamp.token.value, **self.routing.take()}
+        self.write(row)
+        if self.wandb:
+            picture = routing_picture(np.array(row["moe/routing"]), self.plan.domains)
+            self.wandb.write_picture("moe/routing", picture, row)
+
     def eval_after_all(self, state: State, logger: Logger) -> None:
         losses = {
             f"eval/{evaluator.label}/loss": float(state.eval_metrics[evaluator.label]["loss"].compute())
@@ -119,6 +153,12 @@ class StepRecorder(Callback):
             self.file.write(row)
         if self.wandb:
             self.wandb.write(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"routing": self.routing.dump()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.routing.load(state["routing"])
 
     def close(self, state: State, logger: Logger) -> None:
         self.file.close()

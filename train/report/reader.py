@@ -6,7 +6,6 @@ import json
 import math
 from array import array
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from data.manifest import Manifest
+from train.callbacks.metrics_file import iterate_rows
 from train.errors import RecipeError
 from train.run_directory import RunDirectory
 
@@ -173,13 +173,3 @@ def read_metrics(path: Path) -> Metrics:
     newest = list(experts)[-max(1, len(steps) // 10) :]
     tokens = np.sum(np.asarray(newest, dtype=np.float64), axis=0) if newest else None
     return Metrics(steps, evaluations, tokens, len(newest))
-
-
-def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """As metrics_file.read_rows, a row at a time; a last line that is still being written is left out."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return

@@ -1,0 +1,43 @@
+"""Where the tokens of each domain went, summed over the steps between two rows of metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+VERSION = 1
+
+
+class RoutingSum:
+    """The sum over the steps since it was last taken; it goes into the checkpoint, so that every step counts once."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.tokens_LME: Tensor | None = None
+
+    def add(self, tokens_LME: Tensor) -> None:
+        """Count one more step, int64 [L, M, E] over all ranks."""
+        self.steps += 1
+        self.tokens_LME = tokens_LME if self.tokens_LME is None else self.tokens_LME.to(tokens_LME.device) + tokens_LME
+
+    def take(self) -> dict[str, Any]:
+        """The columns of a row; back to nothing."""
+        assert self.tokens_LME is not None, "a step comes first"
+        columns = {"moe/routing_steps": self.steps, "moe/routing": self.tokens_LME.tolist()}
+        self.steps, self.tokens_LME = 0, None
+        return columns
+
+    def dump(self) -> str:
+        """For the checkpoint: one opaque leaf, because a checkpoint whose keys have changed does not load."""
+        tokens = None if self.tokens_LME is None else self.tokens_LME.tolist()
+        return json.dumps({"version": VERSION, "steps": self.steps, "tokens": tokens})
+
+    def load(self, text: str) -> None:
+        """What `dump` has written."""
+        content = json.loads(text)
+        assert content["version"] == VERSION
+        self.steps = content["steps"]
+        self.tokens_LME = None if content["tokens"] is None else torch.tensor(content["tokens"], dtype=torch.int64)
