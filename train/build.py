@@ -21,9 +21,9 @@ from train.callbacks.stop import leave_to_parent
 from train.recipe import Recipe
 
 
-def build_model(recipe: Recipe, manifest: Manifest) -> DbrxComposerModel:
+def build_model(recipe: Recipe, manifest: Manifest, plan: Plan) -> DbrxComposerModel:
     """The model with its initial weights, which depend on the recipe's seed alone."""
-    return DbrxComposerModel(recipe.model, recipe.curriculum.domains, manifest.tokenizer.end_of_text, seed=recipe.seed)
+    return DbrxComposerModel(recipe.model, plan.domains, manifest.tokenizer.end_of_text, seed=recipe.seed)
 
 
 def build_train_data(recipe: Recipe, plan: Plan) -> DataSpec:
@@ -42,11 +42,11 @@ def build_train_data(recipe: Recipe, plan: Plan) -> DataSpec:
     return data_spec(loader)
 
 
-def build_evaluators(recipe: Recipe, manifest: Manifest) -> list[Evaluator]:
+def build_evaluators(recipe: Recipe, manifest: Manifest, plan: Plan) -> list[Evaluator]:
     """One for each domain of the curriculum that has held-out samples."""
     device_batch_size = recipe.device_train_microbatch_size or recipe.global_train_batch_size // dist.get_world_size()
     evaluators = []
-    for number, domain in enumerate(recipe.curriculum.domains):
+    for number, domain in enumerate(plan.domains):
         if not manifest.domains[domain].splits["heldout"].samples:
             continue
         dataset = HeldoutDataset(Path(recipe.dataset.path) / folder_of(domain, "heldout"), number)

@@ -1,32 +1,122 @@
-"""From a recipe's curriculum and a dataset's manifest to the plan, and what the plan comes to."""
+"""From a recipe's curriculum and a dataset's manifest to the schedule and the plan."""
 
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from data.manifest import Manifest
 from data.mixture.plan import Plan
-from data.mixture.schedule import WEIGHT_UNIT, Schedule, ScheduleAnchor, quantise
+from data.mixture.schedule import WEIGHT_UNIT, Schedule
 from model.flops import count_parameters
+from train.curriculum_limits import NothingLeft, reallocate, used_up
+from train.curriculum_shares import exact
+from train.curriculum_spans import read_spans, train_samples
+from train.errors import CurriculumError
 from train.recipe import Recipe
+from train.words import plural, short
 
 
-def build_schedule(recipe: Recipe) -> Schedule:
-    """The recipe's anchors in samples and whole weight units."""
-    domains = recipe.curriculum.domains
-    anchors = [
-        ScheduleAnchor(recipe.samples(anchor.at), quantise(anchor.weights, domains), anchor.ramp)
-        for anchor in recipe.curriculum.anchors
-    ]
-    return Schedule(domains, tuple(anchors))
+@dataclass(frozen=True)
+class Exhaustion:
+    """A domain that has had its `max_epochs` and is not drawn from sample `sample` on."""
+
+    domain: str
+    sample: int
+    max_epochs: float
+
+
+@dataclass(frozen=True)
+class ResolvedCurriculum:
+    """A curriculum worked out for a dataset."""
+
+    schedule: Schedule
+    exhaustions: list[Exhaustion]  # before the run's end, in order
 
 
 def build_plan(recipe: Recipe, manifest: Manifest) -> Plan:
-    """Which sample of the dataset comes at every place of the run."""
-    domains = recipe.curriculum.domains
-    rows = {domain: [shard.samples for shard in manifest.domains[domain].splits["train"].shards] for domain in domains}
-    return Plan(build_schedule(recipe), rows, recipe.curriculum.seed)
+    """Which sample of the dataset comes at every place of the run.
+
+    Raises:
+        CurriculumError: as `resolve_curriculum`.
+    """
+    schedule = build_schedule(recipe, manifest)
+    splits = {domain: manifest.domains[domain].splits["train"] for domain in schedule.domains}
+    rows = {domain: [shard.samples for shard in split.shards] for domain, split in splits.items()}
+    return Plan(schedule, rows, recipe.curriculum.seed)
+
+
+def build_schedule(recipe: Recipe, manifest: Manifest) -> Schedule:
+    """The recipe's anchors in samples and whole weight units."""
+    return resolve_curriculum(recipe, manifest).schedule
+
+
+def exhaustions(recipe: Recipe, manifest: Manifest) -> list[Exhaustion]:
+    """The domains that are used up before the run's end, in order; the others take their places."""
+    return resolve_curriculum(recipe, manifest).exhaustions
+
+
+def resolve_curriculum(recipe: Recipe, manifest: Manifest) -> ResolvedCurriculum:
+    """The weights of the dataset's domains at every sample, with nothing left open.
+
+    Raises:
+        CurriculumError: the curriculum asks for more of a domain than fits into a span or than it may have.
+    """
+    spans = read_spans(recipe, manifest)
+    domains = tuple(dict.fromkeys(domain for span in spans for domain in span.domains))
+    schedule = Schedule(domains, tuple(span.anchor(domains) for span in spans))
+    most = recipe.curriculum.most_epochs(domains)
+    rows = {domain: train_samples(manifest, domain) for domain in domains}
+    limits = {domains.index(domain): math.floor(exact(most[domain]) * rows[domain]) for domain in most}
+    end = recipe.steps * recipe.global_train_batch_size
+    if recipe.curriculum.when_used_up == "error":
+        for sample, number in used_up(schedule, limits, end):
+            asked = Fraction(schedule.target(end)[number], WEIGHT_UNIT)
+            more = math.ceil(asked - limits[number])
+            raise used_up_error(recipe, domains[number], sample, float(asked / rows[domains[number]]), more)
+        return ResolvedCurriculum(schedule, [])
+
+    def fixed_at(sample: int) -> frozenset[int]:
+        here = [span for span in spans if span.start <= sample][-1]
+        return frozenset(domains.index(domain) for domain in here.fixed)
+
+    try:
+        schedule, ends = reallocate(schedule, limits, fixed_at, end)
+    except NothingLeft as nothing:
+        raise nothing_left_error(recipe, domains[nothing.gone], nothing.sample) from None
+    found = [(sample, domains[number]) for number, sample in ends.items()]
+    return ResolvedCurriculum(schedule, [Exhaustion(domain, sample, most[domain]) for sample, domain in sorted(found)])
+
+
+def used_up_error(recipe: Recipe, domain: str, sample: int, epochs: float, more: int) -> CurriculumError:
+    """`epochs` of the domain are asked for, `more` samples more than its limit, which is reached at `sample`."""
+    return CurriculumError(
+        limit_key(recipe, domain),
+        f"{domain} is used up {moment(recipe, sample)}: the curriculum asks for {epochs:.4g} epochs of it, "
+        f"{plural(more, 'sample')} more than its limit; ask for less of it, allow more, or set "
+        "curriculum.when_used_up=reallocate",
+    )
+
+
+def nothing_left_error(recipe: Recipe, domain: str, sample: int) -> CurriculumError:
+    return CurriculumError(
+        limit_key(recipe, domain),
+        f"{domain} is used up, and {moment(recipe, sample)} no other domain has a weight that could grow in its place; "
+        "ask for less of it, allow more, or give another domain a weight",
+    )
+
+
+def limit_key(recipe: Recipe, domain: str) -> str:
+    key = "curriculum.max_epochs"
+    return f"{key}.{domain}" if isinstance(recipe.curriculum.max_epochs, dict) else key
+
+
+def moment(recipe: Recipe, sample: int) -> str:
+    step = sample // recipe.global_train_batch_size + 1
+    return f"in step {step:,} of {recipe.steps:,}, {short(sample * recipe.max_seq_len)} tokens into the run"
 
 
 def summarise(recipe: Recipe, manifest: Manifest, plan: Plan) -> dict[str, Any]:

@@ -5,6 +5,15 @@ class RecipeError(Exception):
     """A user's mistake, in one sentence: what, where, and what was expected. Ends with exit code 2, no traceback."""
 
 
+class CurriculumError(RecipeError):
+    """A curriculum that does not fit the dataset: the recipe's key, and what is wrong with it."""
+
+    def __init__(self, key: str, sentence: str) -> None:
+        super().__init__(f"{key}: {sentence}")
+        self.key = key
+        self.sentence = sentence
+
+
 class Stopped(Exception):
     """The run was asked to end by a signal and has saved a checkpoint first."""
 

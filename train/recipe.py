@@ -13,14 +13,11 @@ from fractions import Fraction
 from typing import Literal
 
 from data.manifest import Manifest
-from data.mixture.schedule import RAMPS
-from data.mixture.times import TrainingTime, parse_time
+from data.mixture.times import parse_time
 from model.config import ModelConfig
-from train.schema import Problem, nearest
-
-# Rows of metrics.jsonl have these names beside the domains' own under loss/train/.
-RESERVED_DOMAINS = ("total", "cross_entropy", "load_balancing")
-INTERVAL_UNITS = "500ba, 2_000sp or 10Mtok"
+from train.curriculum_config import CurriculumConfig, domain_problems
+from train.schema import Problem
+from train.times import readable_time, time_problems
 
 
 @dataclass
@@ -37,49 +34,6 @@ class DatasetConfig:
             yield "num_workers", f"expected 0 or more, found {self.num_workers}"
         if self.predownload is not None and self.predownload < 1:
             yield "predownload", f"expected 1 or more, found {self.predownload}"
-
-
-@dataclass
-class AnchorConfig:
-    """One point of the curriculum."""
-
-    at: str  # a time: 0tok, 8Ttok, 500ba, 0.5dur
-    weights: dict[str, float]  # share of each domain; the shares sum to 1
-    ramp: Literal["step", "linear", "cosine"] = "step"  # how the weights get here from the anchor before
-
-    def problems(self) -> Iterator[Problem]:
-        yield from time_problems("at", self.at)
-        for domain, weight in self.weights.items():
-            if not 0 <= weight <= 1:
-                yield f"weights.{domain}", f"expected a share from 0 to 1, found {weight}"
-            if domain in RESERVED_DOMAINS or "/" in domain:
-                yield f"weights.{domain}", f"a domain cannot be called {domain!r}; metrics use that name"
-        total = sum(self.weights.values())
-        if not math.isclose(total, 1, abs_tol=1e-6):
-            yield "weights", f"expected shares that sum to 1, found {total:g}"
-
-
-@dataclass
-class CurriculumConfig:
-    """The schedule of domain weights over training; constant after the last anchor."""
-
-    anchors: list[AnchorConfig]
-    seed: int = 17  # of the order of the samples
-
-    def problems(self) -> Iterator[Problem]:
-        if not self.anchors:
-            yield "anchors", "expected at least one anchor, at 0tok"
-        elif readable_time(self.anchors[0].at) and parse_time(self.anchors[0].at).value != 0:
-            yield "anchors[0].at", f"expected the first anchor at 0tok, found {self.anchors[0].at}"
-        elif self.anchors[0].ramp != RAMPS[0]:
-            yield "anchors[0].ramp", "expected no ramp: there is no anchor before the first"
-        if not 0 <= self.seed < 2**63:
-            yield "seed", f"expected a number from 0 to 2^63 - 1, found {self.seed}"
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """Every domain that some anchor names, in order of appearance."""
-        return tuple(dict.fromkeys(domain for anchor in self.anchors for domain in anchor.weights))
 
 
 @dataclass
@@ -235,22 +189,6 @@ class Recipe:
         return time.to_samples(max_seq_len=self.max_seq_len, batch_size=self.global_train_batch_size)
 
 
-def time_problems(key: str, text: str, *, positive: bool = False, dur: bool = True) -> Iterator[Problem]:
-    try:
-        time: TrainingTime = parse_time(text)
-    except ValueError as error:
-        yield key, str(error)
-        return
-    if positive and time.value <= 0:
-        yield key, f"expected more than nothing, found {text}"
-    if not dur and time.unit == "dur":
-        yield key, f"expected a time such as {INTERVAL_UNITS}, found {text}"
-
-
-def readable_time(text: str) -> bool:
-    return not list(time_problems("", text))
-
-
 def rank_problems(recipe: Recipe, ranks: int) -> Iterator[Problem]:
     """What does not divide over this many ranks."""
     batch, micro = recipe.global_train_batch_size, recipe.device_train_microbatch_size
@@ -273,14 +211,5 @@ def dataset_problems(recipe: Recipe, manifest: Manifest) -> Iterator[Problem]:
     if recipe.model.vocab_size < tokenizer.vocab_size:
         expected = f"expected at least {tokenizer.vocab_size}, the tokens of {tokenizer.name}"
         yield "model.vocab_size", f"{expected}, found {recipe.model.vocab_size}"
-    for index, anchor in enumerate(recipe.curriculum.anchors):
-        for domain in anchor.weights:
-            key = f"curriculum.anchors[{index}].weights.{domain}"
-            if domain not in manifest.domains:
-                known = ", ".join(manifest.domains)
-                yield (
-                    key,
-                    f"no such domain in {recipe.dataset.path}{nearest(domain, manifest.domains)} (it has {known})",
-                )
-            elif manifest.domains[domain].splits["train"].samples == 0:
-                yield key, f"the domain has no training samples in {recipe.dataset.path}; leave it out"
+    for key, sentence in domain_problems(recipe.curriculum, manifest, recipe.dataset.path):
+        yield f"curriculum.{key}", sentence

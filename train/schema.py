@@ -22,7 +22,7 @@ def shape_problems(hint: Any, value: Any, path: str = "") -> Iterator[Problem]:
     elif origin in (Union, types.UnionType):
         inner = [option for option in get_args(hint) if option is not type(None)]
         if value is not None:
-            yield from shape_problems(inner[0], value, path)
+            yield from shape_problems(option_for(value, inner), value, path)
     elif names := choices(hint):
         if value not in names:
             yield path, f"expected {' or '.join(names)}, found {show(value)}{nearest(value, names)}"
@@ -36,12 +36,20 @@ def shape_problems(hint: Any, value: Any, path: str = "") -> Iterator[Problem]:
         yield path, f"expected {NAMES[hint]}, found {show(value)}"
 
 
+def option_for(value: Any, options: list[Any]) -> Any:
+    """The option that a value is held against: of a number or numbers by name, the latter for a dict."""
+    fitting = [option for option in options if isinstance(value, dict) == (get_origin(option) is dict)]
+    return (fitting or options)[0]
+
+
 def dataclass_problems(schema: type, value: Any, path: str) -> Iterator[Problem]:
     if not isinstance(value, dict):
         yield path, f"expected keys ({', '.join(f.name for f in fields(schema)[:4])}, ...), found {show(value)}"
         return
     known = {field.name: field for field in fields(schema)}
     hints = get_type_hints(schema)
+    # OmegaConf has no union with a dict: such a field is Any there, and its `shape` says what it takes.
+    hints.update({name: field.metadata["shape"] for name, field in known.items() if "shape" in field.metadata})
     for key, item in value.items():
         if key not in known:
             yield join(path, key), f"no such key{nearest(key, known)} (known here: {', '.join(known)})"

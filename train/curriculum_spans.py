@@ -1,0 +1,91 @@
+"""What each anchor of a recipe asks for up to the next one, in samples and exact shares of the dataset's domains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from data.manifest import Manifest
+from data.mixture.schedule import WEIGHT_UNIT, ScheduleAnchor, quantise
+from train.curriculum_config import AnchorConfig
+from train.curriculum_shares import exact, open_groups, tempered
+from train.errors import CurriculumError
+from train.recipe import Recipe
+from train.words import join_words
+
+
+@dataclass(frozen=True)
+class Span:
+    """From one anchor to the next, or to the run's end.
+
+    Attributes:
+        start: the anchor's sample.
+        ramp: that leads to the anchor.
+        fixed: the weights of the domains that are given in epochs, each a whole number of 1 / WEIGHT_UNIT.
+        shares: of what is left, for the other domains; they sum to 1.
+    """
+
+    start: int
+    ramp: str
+    fixed: Mapping[str, Fraction]
+    shares: Mapping[str, Fraction]
+
+    @property
+    def domains(self) -> list[str]:
+        return [*self.shares, *self.fixed]
+
+    def anchor(self, domains: Sequence[str]) -> ScheduleAnchor:
+        left = 1 - sum(self.fixed.values())
+        weights = {domain: share * left for domain, share in self.shares.items()}
+        return ScheduleAnchor(self.start, quantise({**weights, **self.fixed}, domains), self.ramp)
+
+
+def read_spans(recipe: Recipe, manifest: Manifest) -> list[Span]:
+    """One span for each anchor.
+
+    Raises:
+        CurriculumError: the epochs that an anchor asks for do not fit, or its temperature has no domain.
+    """
+    anchors = recipe.curriculum.anchors
+    places = [recipe.samples(anchor.at) for anchor in anchors]
+    run_end = recipe.steps * recipe.global_train_batch_size
+    spans = []
+    for index, anchor in enumerate(anchors):
+        key = f"curriculum.anchors[{index}]"
+        fixed = {}
+        if anchor.epochs:
+            following = places[index + 1] if index + 1 < len(anchors) else run_end
+            fixed = epoch_weights(f"{key}.epochs", anchor.epochs, following - places[index], manifest)
+        spans.append(Span(places[index], anchor.ramp, fixed, read_shares(key, anchor, recipe, manifest)))
+    return spans
+
+
+def epoch_weights(key: str, epochs: Mapping[str, float], length: int, manifest: Manifest) -> dict[str, Fraction]:
+    """The weights that give each domain its epochs in `length` samples, rounded down to whole units.
+
+    Rounded down, so that a domain's epochs are never more than a `max_epochs` of the same number.
+    """
+    samples = {domain: exact(count) * train_samples(manifest, domain) for domain, count in epochs.items()}
+    if sum(samples.values()) > length:
+        asked = join_words([f"{count:g} epochs of {domain}" for domain, count in epochs.items()])
+        there = f"and up to the next anchor, or the run's end, there are {max(0, length):,}"
+        raise CurriculumError(key, f"{asked} are {math.ceil(sum(samples.values())):,} samples, {there}")
+    return {domain: Fraction(count * WEIGHT_UNIT // length, WEIGHT_UNIT) for domain, count in samples.items()}
+
+
+def read_shares(key: str, anchor: AnchorConfig, recipe: Recipe, manifest: Manifest) -> dict[str, Fraction]:
+    """The shares of the domains that have no epochs at this anchor, from its weights or its temperature."""
+    if anchor.temperature is None:
+        return open_groups(anchor.weights, recipe.curriculum.groups)
+    named = anchor.domains or [domain for domain in manifest.domains if domain not in anchor.epochs]
+    tokens = {domain: manifest.domains[domain].splits["train"].tokens for domain in named}
+    tokens = {domain: count for domain, count in tokens.items() if count}
+    if not tokens:
+        raise CurriculumError(f"{key}.temperature", f"no other domain of {recipe.dataset.path} has training samples")
+    return tempered(tokens, anchor.temperature)
+
+
+def train_samples(manifest: Manifest, domain: str) -> int:
+    return manifest.domains[domain].splits["train"].samples
