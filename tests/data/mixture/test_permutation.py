@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from data.mixture.permutation import bit_length, derive_key, mix, permute, shuffled
+from data.mixture.permutation import Permutations, derive_key, mix, shuffled
 
 
 def test_mixer_is_splitmix64() -> None:
@@ -14,18 +15,21 @@ def test_mixer_is_splitmix64() -> None:
     assert [hex(value) for value in mix(states)] == ["0xe220a8397b1dcdaf", "0x6e789e6aa1b965f4", "0x6c45d188009454f"]
 
 
+def permuted(count: int, key: int) -> NDArray[np.int64]:
+    """Where one permutation of `count` numbers takes each of them."""
+    same = Permutations.of(np.full(count, count), np.full(count, key, np.uint64))
+    return same(np.arange(count))
+
+
 @given(count=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
-def test_permute_takes_every_place_once(count: int, key: int) -> None:
-    places = np.arange(count)
-    moved = permute(places, np.full(count, count), np.full(count, key, np.uint64))
-    assert sorted(moved) == list(places)
+def test_a_permutation_takes_every_place_once(count: int, key: int) -> None:
+    assert sorted(permuted(count, key)) == list(range(count))
 
 
-def test_permute_reaches_every_order_of_four_about_equally() -> None:
+def test_every_order_of_four_comes_about_equally_often() -> None:
     orders: dict[tuple, int] = {}
     for key in range(24 * 200):
-        mixed = np.full(4, derive_key("test", key), np.uint64)
-        order = tuple(permute(np.arange(4), np.full(4, 4), mixed))
+        order = tuple(permuted(4, derive_key("test", key)))
         orders[order] = orders.get(order, 0) + 1
     assert len(orders) == 24
     assert min(orders.values()) > 100
@@ -33,23 +37,23 @@ def test_permute_reaches_every_order_of_four_about_equally() -> None:
 
 
 @pytest.mark.parametrize("count", [50, 1000, 131072])
-def test_permute_leaves_no_rank_correlation(count: int) -> None:
-    correlations = []
-    for seed in range(20):
-        key = np.full(count, derive_key("rank", seed), np.uint64)
-        moved = permute(np.arange(count), np.full(count, count), key)
-        correlations.append(np.corrcoef(np.arange(count), moved)[0, 1])
+def test_a_permutation_leaves_no_rank_correlation(count: int) -> None:
+    correlations = [
+        np.corrcoef(np.arange(count), permuted(count, derive_key("rank", seed)))[0, 1] for seed in range(20)
+    ]
     assert abs(np.mean(correlations)) < 4 / np.sqrt(20 * count)
     assert np.abs(correlations).max() < 5 / np.sqrt(count)
 
 
+@pytest.mark.parametrize("count", [1000, 30011])
+def test_neighbours_go_apart(count: int) -> None:
+    """The distance of two neighbours after a permutation is on average a third of all, as for any two numbers."""
+    distances = [np.abs(np.diff(permuted(count, derive_key("neighbours", seed)))).mean() / count for seed in range(20)]
+    assert np.mean(distances) == pytest.approx(1 / 3, abs=0.01)
+
+
 def test_shuffled_is_fixed_for_ever() -> None:
     assert shuffled(8, derive_key("golden")).tolist() == GOLDEN_ORDER
-
-
-def test_bit_length() -> None:
-    values = np.array([1, 2, 3, 4, 255, 256, 2**40 - 1, 2**40])
-    assert bit_length(values).tolist() == [int(value).bit_length() for value in values]
 
 
 GOLDEN_ORDER = [3, 4, 1, 5, 0, 7, 6, 2]
