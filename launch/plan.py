@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from train.curriculum import build_plan, summarise
+from train.curriculum import build_plan
 from train.inputs import read_run
+from train.plan.summary import summarise
 from train.words import short
 
 

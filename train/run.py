@@ -28,10 +28,10 @@ from train.checkpoint import Checkpointer
 from train.checkpoint_files import newest_checkpoint, steps_of
 from train.clipping import GradientClipping
 from train.console import Console
-from train.curriculum import summarise
 from train.learning_rate import LearningRate
 from train.optim import build_optimizer
 from train.parallel import parallelism
+from train.plan.summary import summarise
 from train.reader import to_yaml
 from train.recipe import Recipe
 from train.run_directory import RunDirectory, own_temporary_folder
