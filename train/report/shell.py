@@ -1,0 +1,93 @@
+"""The frame that Brickyard's pages share: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from train.report.plots import Figure, colour_of
+from train.report.sections import Section
+
+Card = tuple[str, str, str]  # name, value, what it is next to
+
+
+def whole_page(
+    name: str,
+    state: str,
+    cards: Sequence[Card],
+    domains: Sequence[str],
+    sections: Sequence[Section],
+    notes: Sequence[str],
+    progress: str = "",
+) -> str:
+    """A page.
+
+    Args:
+        state: a sentence below the name.
+        domains: in the order of their colours.
+        notes: HTML, at the page's end.
+        progress: HTML of a bar, or nothing.
+    """
+    figures = {figure.id: figure.for_script() for section in sections for figure in section.figures}
+    return Template(resource("page.html")).substitute(
+        name=html.escape(name),
+        state=html.escape(state),
+        first=sections[0].id,
+        progress=progress,
+        cards="\n".join(card(*entry) for entry in cards),
+        links="\n".join(f'<a href="#{section.id}">{section.question}</a>' for section in sections),
+        domains="\n".join(domain_button(domain, number) for number, domain in enumerate(domains)),
+        sections="\n".join(section_html(section) for section in sections),
+        notes="\n".join(f"<p>{note}</p>" for note in notes),
+        css=resource("page.css"),
+        script=resource("page.js"),
+        plotly=plotly_script(),
+        figures=json_for_html(figures),
+    )
+
+
+def resource(name: str) -> str:
+    return files("train.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def plotly_script() -> str:
+    """plotly.js, whole, as plotly's own package carries it."""
+    return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+
+
+def json_for_html(content: Any) -> str:
+    """JSON that can't end the script element it stands in."""
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def card(name: str, value: str, note: str) -> str:
+    name, value, note = (html.escape(text) for text in (name, value, note))
+    return f"<div><dt>{name}</dt><dd><b>{value}</b><small>{note}</small></dd></div>"
+
+
+def domain_button(name: str, number: int) -> str:
+    """Shows and hides a domain in every plot; the legend of them all."""
+    mark = f'<span class="swatch" style="background:{colour_of(number)}"></span>'
+    return f'<button type="button" aria-pressed="true" data-domain="{number}">{mark}{html.escape(name)}</button>'
+
+
+def section_html(section: Section) -> str:
+    pictures = "\n".join(figure_html(figure) for figure in section.figures)
+    return (
+        f'<section id="{section.id}" aria-labelledby="{section.id}-question">\n'
+        f'<h2 id="{section.id}-question">{html.escape(section.question)}</h2>\n'
+        f'<p class="answer">{html.escape(section.answer)}</p>\n'
+        f'<div class="plots">{pictures}</div>\n{section.below}\n</section>'
+    )
+
+
+def figure_html(figure: Figure) -> str:
+    return (
+        f'<figure><h3>{html.escape(figure.title)}</h3>\n<div class="plot" data-figure="{figure.id}" '
+        f'role="img" tabindex="0" aria-label="{html.escape(figure.label)}" style="height:{figure.height}px"></div>\n'
+        f"<figcaption>{html.escape(figure.note)}</figcaption></figure>"
+    )
