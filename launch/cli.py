@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = parse(arguments)
     try:
-        return options.run(options) or 0
+        code = options.run(options) or 0
+        sys.stdout.flush()  # here, where a closed pipe is no fault
+        return code
     except (RecipeError, DataError) as error:
         if os.environ.get("RANK", "0") == "0":  # every rank finds the same mistake; one says it
             print(f"brickyard {options.command}: {error}", file=sys.stderr)
@@ -51,9 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """argparse itself does not take overrides after an option (`plan RECIPE --json seed=3`)."""
+    """argparse itself does not take overrides after an option (`plan RECIPE --json seed=3`), and takes any word for
+    that of an option which may have one (`plan --html RECIPE`).
+    """
     parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    for place, (word, following) in enumerate(itertools.pairwise([*words, ""])):
+        if word == "--html" and not following.endswith(".html"):
+            words[place] = "--html="
+    options, rest = parser.parse_known_args(words)
     if rest and (any(word.startswith("-") for word in rest) or not hasattr(options, "overrides")):
         parser.error(f"{options.command}: not understood: {' '.join(rest)}")
     if rest:
@@ -71,7 +80,19 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.set_defaults(run=run_prepare)
 
     plan = add_command(commands, "plan", "say what a run will read, without running it", "yamls/demo/pretrain.yaml")
-    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.add_argument("--json", action="store_true", help="print JSON; with --samples, a line for each")
+    plan.add_argument(
+        "--samples",
+        metavar="A:B",
+        help="list domain, epoch and row of samples A to B - 1; 0:20, 1.5M:1_500_020, and 10ba:11ba (step 11) are read",
+    )
+    plan.add_argument(
+        "--html",
+        metavar="FILE",
+        nargs="?",
+        const="",
+        help="write the plan as one self-contained page: FILE.html, or else RUN_ROOT/RUN_NAME/plan.html",
+    )
     plan.set_defaults(run=run_plan)
 
     train = add_command(commands, "train", "train, or go on from the newest checkpoint", "yamls/demo/pretrain.yaml")
@@ -114,7 +135,9 @@ def run_prepare(options: argparse.Namespace) -> int:
 def run_plan(options: argparse.Namespace) -> int:
     from launch.plan import plan_command
 
-    return plan_command(options.recipe, options.overrides, as_json=options.json)
+    return plan_command(
+        options.recipe, options.overrides, as_json=options.json, samples=options.samples, html=options.html
+    )
 
 
 def run_train(options: argparse.Namespace) -> int:

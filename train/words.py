@@ -14,6 +14,14 @@ def short(number: float) -> str:
     return f"{number:.0f}"
 
 
+def byte_count(number: int) -> str:
+    """1234567 as 1.23 MB."""
+    for scale, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= scale * 0.9995:
+            return f"{number / scale:.3g} {unit}"
+    return f"{number} B"
+
+
 def nats(loss: float | None) -> str:
     return "–" if loss is None or not math.isfinite(loss) else f"{loss:.3f}"
 
@@ -38,6 +46,12 @@ def duration(seconds: float) -> str:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def change(first: float, last: float, form: str, arrow: str = "→") -> str:
+    """`0.60 → 0.20`, or `0.20` where nothing changes."""
+    before, after = format(first, form), format(last, form)
+    return before if before == after else f"{before} {arrow} {after}"
 
 
 def join_words(words: Sequence[str]) -> str:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from data.manifest import Manifest
 from data.mixture.plan import Plan
-from data.mixture.schedule import WEIGHT_UNIT
 from model.flops import count_parameters
+from train.curriculum import Exhaustion, exhaustions
+from train.patience import Say, silent
+from train.plan.places import place_of
+from train.plan.repeats import repeats
+from train.plan.shards import shards_to_read
+from train.plan.warnings import warnings
 from train.recipe import Recipe
+from train.words import short
+
+STRETCHES = 50  # that the samples are counted in, so that something can be said on the way
 
 
-def summarise(recipe: Recipe, manifest: Manifest, plan: Plan) -> dict[str, Any]:
-    """What a run of this recipe will read: totals, domains and spans, as plain data for JSON."""
+def summarise(recipe: Recipe, manifest: Manifest, plan: Plan, say: Say = silent) -> dict[str, Any]:
+    """What a run of this recipe will read: totals, domains, spans, repeats, shards. `say` hears how far it is."""
     end = recipe.steps * recipe.global_train_batch_size
     parameters = count_parameters(recipe.model)
-    edges = sorted({0, end, *(anchor.at for anchor in plan.schedule.anchors if anchor.at < end)})
+    used_up = exhaustions(recipe, manifest)
+    count_ahead(plan, recipe, end, say)
+    delivered = plan.delivered(end).tolist()
     return {
         "run_name": recipe.run_name,
         "dataset": manifest.fingerprint,
@@ -27,39 +40,76 @@ def summarise(recipe: Recipe, manifest: Manifest, plan: Plan) -> dict[str, Any]:
         "tokens_per_step": recipe.step_tokens,
         "parameters": parameters.total,
         "active_parameters": parameters.active,
-        "domains": domain_totals(plan, recipe, end),
-        "spans": [span_totals(plan, recipe, first, last) for first, last in itertools.pairwise(edges)],
+        "anchors": [
+            {**place_of(recipe, at), "ramp": ramp, "weights": by_domain(plan, plan.weights(at))}
+            for at, ramp in anchors(recipe)
+        ],
+        "domains": domain_totals(plan, recipe, delivered, say),
+        "unread_domains": [domain for domain in manifest.domains if domain not in plan.domains],
+        "spans": [
+            span_totals(plan, recipe, first, last) for first, last in itertools.pairwise(edges(recipe, used_up, end))
+        ],
+        "used_up": [
+            {"domain": gone.domain, "max_epochs": gone.max_epochs, **place_of(recipe, gone.sample)} for gone in used_up
+        ],
+        "shards": shards_to_read(recipe, manifest, plan, delivered),
+        "warnings": list(warnings(recipe, used_up, end)),
     }
 
 
-def domain_totals(plan: Plan, recipe: Recipe, end: int) -> dict[str, Any]:
-    delivered = plan.delivered(end)
-    return {
-        order.domain: {
+def count_ahead(plan: Plan, recipe: Recipe, end: int, say: Say) -> None:
+    """Let the plan work out where it stands up to `end`; it remembers, and every later question is quick."""
+    for sample in np.linspace(0, end, STRETCHES, dtype=np.int64).tolist():
+        plan.delivered(sample)
+        say(f"{short(sample * recipe.max_seq_len)} of {short(end * recipe.max_seq_len)} tokens counted")
+
+
+def anchors(recipe: Recipe) -> list[tuple[int, str]]:
+    """(sample, ramp that leads there) of the recipe's anchors."""
+    return [(recipe.samples(anchor.at), anchor.ramp) for anchor in recipe.curriculum.anchors]
+
+
+def edges(recipe: Recipe, used_up: Sequence[Exhaustion], end: int) -> list[int]:
+    """Where the run's spans begin and end: at its anchors, and where a domain is used up."""
+    inside = [at for at, _ in anchors(recipe)] + [gone.sample for gone in used_up]
+    return sorted({0, end, *(at for at in inside if at < end)})
+
+
+def by_domain(plan: Plan, values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    return dict(zip(plan.domains, map(float, values), strict=True))
+
+
+def domain_totals(plan: Plan, recipe: Recipe, delivered: Sequence[int], say: Say) -> dict[str, Any]:
+    """What each domain gives in the whole run, of which it gives `delivered` [domains] samples."""
+    totals = {}
+    for number, (order, count) in enumerate(zip(plan.orders, delivered, strict=True)):
+        totals[order.domain] = {
             "rows": order.row_count,
-            "samples": int(count),
-            "tokens": int(count) * recipe.max_seq_len,
-            "share": int(count) / end,
-            "epochs": int(count) / order.row_count,
+            "samples": count,
+            "tokens": count * recipe.max_seq_len,
+            "share": count / sum(delivered),
+            "epochs": count / order.row_count,
+            "repeats": repeats(plan, recipe, number, count),
         }
-        for order, count in zip(plan.orders, delivered, strict=True)
-    }
+        say(f"repeats of {number + 1} of {len(delivered)} domains found")
+    return totals
 
 
 def span_totals(plan: Plan, recipe: Recipe, first: int, last: int) -> dict[str, Any]:
-    before, after = plan.delivered(first), plan.delivered(last)
+    """What each domain gives in samples `first <= n < last`."""
+    before, after = plan.delivered(first).tolist(), plan.delivered(last).tolist()
     # The weights on arrival are those just before the next anchor takes over: a step has not happened yet.
-    start, stop = plan.schedule.weights_at(first), plan.schedule.weights_at(last - 1)
+    start, stop = plan.weights(first).tolist(), plan.weights(last - 1).tolist()
     return {
         "from_tokens": first * recipe.max_seq_len,
         "to_tokens": last * recipe.max_seq_len,
         "domains": {
             order.domain: {
-                "weight_from": start[number] / WEIGHT_UNIT,
-                "weight_to": stop[number] / WEIGHT_UNIT,
-                "tokens": int(after[number] - before[number]) * recipe.max_seq_len,
-                "epochs_from": int(before[number]) / order.row_count,
-                "epochs_to": int(after[number]) / order.row_count,
+                "weight_from": start[number],
+                "weight_to": stop[number],
+                "tokens": (after[number] - before[number]) * recipe.max_seq_len,
+                "epochs_from": before[number] / order.row_count,
+                "epochs_to": after[number] / order.row_count,
             }
             for number, order in enumerate(plan.orders)
         },

@@ -1,0 +1,52 @@
+"""`brickyard plan`: what a run will read, before it is paid for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from launch.plan.samples import print_samples, read_range
+from launch.plan.tables import show
+from train.curriculum import build_plan
+from train.errors import RecipeError
+from train.inputs import read_run
+from train.patience import patient, silent
+from train.plan.page import write_page
+from train.plan.summary import summarise
+from train.run_directory import RunDirectory
+
+
+def plan_command(path: Path, overrides: Sequence[str], *, as_json: bool, samples: str | None, html: str | None) -> int:
+    """Say what the recipe at `path` will read. Returns the exit code.
+
+    Args:
+        as_json: for programs.
+        samples: `A:B`; list these samples instead.
+        html: write a page to this file instead; "" for RUN_DIR/plan.html.
+
+    Raises:
+        RecipeError, DataError: the recipe, the dataset or an option is wrong.
+    """
+    if html is not None and (as_json or samples):
+        raise RecipeError("--html writes a page and prints nothing else; leave out --json and --samples")
+    recipe, manifest = read_run(path, overrides)
+    plan = build_plan(recipe, manifest)
+    say = patient(lambda line: print(f"plan: {line}", file=sys.stderr, flush=True))
+    if samples is not None:
+        start, stop = read_range(samples, recipe)
+        print_samples(plan, start, stop, as_json=as_json, say=silent if sys.stdout.isatty() else say)
+        return 0
+    summary = summarise(recipe, manifest, plan, say)
+    if html is not None:
+        page = Path(html) if html else RunDirectory.of(recipe).path / "plan.html"
+        write_page(page, recipe, plan, summary)
+        print(f"plan: {page}")
+    elif as_json:
+        print(json.dumps(summary, indent=2))
+    else:
+        show(summary, plan, Console(highlight=False))
+    return 0

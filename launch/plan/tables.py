@@ -1,0 +1,113 @@
+"""The plan on a terminal: what is read when, how often, from how many shards, and what to mind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from data.mixture.plan import Plan
+from launch.plan.drawing import draw_mixture
+from train.words import byte_count, change, join_words, short
+
+Summary = dict[str, Any]
+
+ARROW = "->"  # a terminal may have no other
+
+
+def show(summary: Summary, plan: Plan, console: Console) -> None:
+    """Print the whole summary."""
+    with console.capture() as capture:
+        for part in (heading(summary), draw_mixture(summary, plan, console), *tables(summary), last_words(summary)):
+            console.print(part, soft_wrap=isinstance(part, Text))
+            console.print()
+    # Rich pads lines to the width of their table, and takes a closed pipe (`| head`) for a failure of its own.
+    for line in capture.get().rstrip().splitlines():
+        print(line.rstrip())
+
+
+def heading(summary: Summary) -> Text:
+    parameters, active = short(summary["parameters"]), short(summary["active_parameters"])
+    return Text.assemble(
+        (summary["run_name"], "bold"),
+        f"\n  {short(summary['tokens'])} tokens in {summary['steps']:,} steps of {summary['tokens_per_step']:,}",
+        f"\n  a model of {parameters} parameters, {active} of them active for a token",
+    )
+
+
+def tables(summary: Summary) -> Iterator[Table]:
+    yield totals_table(summary)
+    if any(domain["repeats"]["count"] for domain in summary["domains"].values()):
+        yield repeats_table(summary["domains"])
+    yield spans_table(summary["spans"])
+    yield shards_table(summary["shards"])
+
+
+def totals_table(summary: Summary) -> Table:
+    sample_tokens = summary["tokens"] // summary["samples"]
+    table = plain("domain", right("tokens"), right("share"), right("epochs"), right("tokens in the dataset"))
+    for name, domain in summary["domains"].items():
+        share, epochs = f"{domain['share']:.1%}", f"{domain['epochs']:.2f}"
+        table.add_row(name, short(domain["tokens"]), share, epochs, short(domain["rows"] * sample_tokens))
+    return table
+
+
+def repeats_table(domains: dict[str, Any]) -> Table:
+    """Domains that begin anew, and where: the first few times and the last."""
+    table = plain("repeats", right("times"), right("in step"), "from token")
+    for name, domain in domains.items():
+        count, begin = domain["repeats"]["count"], domain["repeats"]["begin"]
+        if count:
+            tokens = [short(place["tokens"]) for place in begin]
+            if count > len(begin):
+                tokens.insert(-1, "...")
+            table.add_row(name, f"{count:,}", f"{begin[0]['step']:,}", ", ".join(tokens))
+    return table
+
+
+def spans_table(spans: list[dict[str, Any]]) -> Table:
+    """Between two anchors: each domain's weight on the way, its tokens, and its epochs at both ends."""
+    table = plain("from token", "domain", "weight", right("tokens"), "epochs")
+    for span in spans:
+        start = short(span["from_tokens"])
+        for name, domain in span["domains"].items():
+            if domain["weight_from"] or domain["weight_to"] or domain["tokens"]:
+                weight = change(domain["weight_from"], domain["weight_to"], ".3f", ARROW)
+                epochs = change(domain["epochs_from"], domain["epochs_to"], ".2f", ARROW)
+                table.add_row(start, name, weight, short(domain["tokens"]), epochs)
+                start = ""
+    return table
+
+
+def shards_table(shards: dict[str, Any]) -> Table:
+    """What is read from the disk, and what has to be fetched first."""
+    missing = shards["bytes_to_download"]
+    table = plain("shards to read", right("shards"), right("size"), *([right("to download")] if missing else []))
+    parts = {**shards["domains"], "held out": shards["heldout"], "in all": shards}
+    for name, part in parts.items():
+        read = f"{part['shards']:,}" + ("" if part["shards"] == part["of_shards"] else f" of {part['of_shards']:,}")
+        cells = [read, byte_count(part["bytes"]), byte_count(part["bytes_to_download"])]
+        table.add_row(name, *(cells if missing else cells[:-1]))
+    return table
+
+
+def last_words(summary: Summary) -> Text:
+    """What the reader must not miss."""
+    lines = []
+    if not summary["shards"]["bytes_to_download"]:
+        lines.append(Text("nothing to download"))
+    if summary["unread_domains"]:
+        lines.append(Text(f"not read, though the dataset has it: {join_words(summary['unread_domains'])}"))
+    lines += [Text(f"warning: {warning}", style="bold yellow") for warning in summary["warnings"]]
+    return Text("\n").join(lines)
+
+
+def plain(*columns: str | Column) -> Table:
+    return Table(*columns, box=None)
+
+
+def right(name: str) -> Column:
+    return Column(name, justify="right")

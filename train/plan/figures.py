@@ -1,0 +1,115 @@
+"""The plots of the plan's page."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from data.mixture.plan import Plan
+from train.report.plots import NEUTRAL, Figure, Trace, colour_of, of_domain, scatter
+from train.report.series import Column
+from train.words import change, join_words, short
+
+POINTS = 48  # of a curve between two anchors
+ANCHORS_NAMED = 8  # with more anchors than these, their words would lie on each other
+
+Summary = dict[str, Any]
+
+
+def schedule(summary: Summary, plan: Plan) -> Figure:
+    """The weights, stacked."""
+    samples = schedule_points(summary)
+    x = tokens_of(summary, samples)
+    weights = 100 * np.array([plan.weights(sample) for sample in samples], np.float64)
+    areas: list[Trace] = []
+    for number, domain in enumerate(plan.domains):
+        colour = colour_of(number)
+        area = {"stackgroup": "weights", "line": {"width": 0.5, "color": colour}, "fillcolor": colour}
+        hover = {"hovertemplate": "%{y:.3~f}%"}
+        areas.append(scatter(x, weights[:, number], domain, colour, **area, **hover, **of_domain(number)))
+    said = [f"{domain} {change(weights[0, n], weights[-1, n], '.3g')}%" for n, domain in enumerate(plan.domains)]
+    return Figure(
+        "schedule",
+        "Share of each domain, as asked",
+        f"Share of each domain in the tokens, from the beginning to the end: {join_words(said)}.",
+        "Dotted: the curriculum's anchors.",
+        [*areas, *anchor_lines(summary, 100)],
+        "share of tokens (%)",
+        height=400,
+        y_axis={"range": [0, 100]},
+        x_axis={"range": [0, summary["tokens"]]},
+    )
+
+
+def cumulative_tokens(summary: Summary, plan: Plan) -> Figure:
+    ends = [f"{domain} {short(totals['tokens'])}" for domain, totals in summary["domains"].items()]
+    return Figure(
+        "tokens",
+        "Tokens of each domain so far",
+        f"Tokens of each domain at the end: {join_words(ends)}.",
+        "Worked out from the plan itself: what the model will be given.",
+        cumulative(summary, plan, np.full(len(plan.domains), float(sample_tokens(summary)))),
+        "tokens of the domain",
+    )
+
+
+def cumulative_epochs(summary: Summary, plan: Plan) -> Figure:
+    rows = np.array([order.row_count for order in plan.orders], np.float64)
+    ends = [f"{domain} {totals['epochs']:.2f}" for domain, totals in summary["domains"].items()]
+    return Figure(
+        "epochs",
+        "Epochs of each domain so far",
+        f"Epochs of each domain at the end: {join_words(ends)}.",
+        "Above 1, the model is given what it has had before, in another order.",
+        cumulative(summary, plan, 1 / rows),
+        "epochs",
+    )
+
+
+def cumulative(summary: Summary, plan: Plan, scale: Column) -> list[Trace]:
+    """A line for each domain: its samples so far, times its `scale` [domains]."""
+    samples = np.linspace(0, summary["samples"], 2 * POINTS + 1, dtype=np.int64).tolist()
+    x = tokens_of(summary, samples)
+    values = np.array([plan.delivered(sample) for sample in samples]) * scale
+    return [
+        scatter(x, values[:, number], domain, colour_of(number), **of_domain(number))
+        for number, domain in enumerate(plan.domains)
+    ]
+
+
+def schedule_points(summary: Summary) -> list[int]:
+    """Samples between which the weights are as good as straight lines: both sides of a step are among them."""
+    edges = [span["from_tokens"] // sample_tokens(summary) for span in summary["spans"]]
+    points: list[int] = []
+    for first, last in itertools.pairwise([*edges, summary["samples"]]):
+        points += np.unique(np.linspace(first, last - 1, POINTS, dtype=np.int64)).tolist()
+    return points
+
+
+def anchor_lines(summary: Summary, height: float) -> list[Trace]:
+    inside = [place["tokens"] for place in summary["anchors"] if 0 < place["tokens"] < summary["tokens"]]
+    named = len(inside) <= ANCHORS_NAMED
+    dotted = {"line": {"color": "#ffffff", "width": 1.5, "dash": "dot"}, "hoverinfo": "skip"}
+    words = {"textposition": "bottom right", "textfont": {"color": "#ffffff", "size": 12}}
+    return [
+        scatter(
+            np.full(2, float(tokens)),
+            np.array([0.0, height]),
+            "anchor",
+            NEUTRAL,
+            **dotted,
+            **({"mode": "lines+text", "text": ["", f" {short(tokens)}"], **words} if named else {}),
+        )
+        for tokens in inside
+    ]
+
+
+def tokens_of(summary: Summary, samples: list[int]) -> Column:
+    return np.array(samples, np.float64) * sample_tokens(summary)
+
+
+def sample_tokens(summary: Summary) -> int:
+    """Tokens of one sample."""
+    return summary["tokens"] // summary["samples"]

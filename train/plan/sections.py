@@ -1,0 +1,163 @@
+"""What the plan's page answers, in its order."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from data.mixture.plan import Plan
+from train.plan import figures
+from train.reader import to_yaml
+from train.recipe import Recipe
+from train.report.plots import colour_of
+from train.report.sections import Section
+from train.report.shell import Card
+from train.report.tables import table
+from train.words import byte_count, change, join_words, plural, short
+
+Summary = dict[str, Any]
+
+
+def sections(recipe: Recipe, plan: Plan, summary: Summary) -> list[Section]:
+    """All of the page below its headline."""
+    parts = [
+        mix(summary, plan),
+        amounts(summary, plan),
+        repeats(summary),
+        spans(summary),
+        shards(recipe, summary),
+        identity(recipe, summary),
+    ]
+    return [mind(summary), *parts] if summary["warnings"] else parts
+
+
+def headline(summary: Summary) -> list[Card]:
+    """The few numbers that matter."""
+    domains = summary["domains"]
+    most = max(domains, key=lambda domain: domains[domain]["epochs"])
+    missing = summary["shards"]["bytes_to_download"]
+    return [
+        ("Tokens", short(summary["tokens"]), f"in {plural(summary['steps'], 'step')}"),
+        ("Most epochs", f"{domains[most]['epochs']:.2f}", f"of {most}"),
+        ("To download", byte_count(missing), f"of {byte_count(summary['shards']['bytes'])} to read"),
+        ("Parameters", short(summary["parameters"]), f"{short(summary['active_parameters'])} active for a token"),
+    ]
+
+
+def mind(summary: Summary) -> Section:
+    return Section("mind", "What is there to mind?", sentences(summary["warnings"]))
+
+
+def mix(summary: Summary, plan: Plan) -> Section:
+    answer = f"{plural(len(summary['domains']), 'domain')} with {plural(len(summary['anchors']), 'anchor')}."
+    if summary["unread_domains"]:
+        answer += f" Not read, though the dataset has it: {join_words(summary['unread_domains'])}."
+    return Section("mix", "At what mix?", answer, [figures.schedule(summary, plan)])
+
+
+def amounts(summary: Summary, plan: Plan) -> Section:
+    domains = summary["domains"]
+    most, least = (pick(domains, key=lambda domain: domains[domain]["tokens"]) for pick in (max, min))
+    answer = f"Most of {most}: {short(domains[most]['tokens'])} tokens, {domains[most]['share']:.1%} of all."
+    if most != least:
+        answer += f" Least of {least}: {short(domains[least]['tokens'])}, {domains[least]['share']:.1%}."
+    columns = ["domain", "tokens", "share", "epochs", "tokens in the dataset"]
+    rows = [
+        (
+            swatch(summary, name),
+            [
+                f"{domain['tokens']:,}",
+                f"{domain['share']:.2%}",
+                f"{domain['epochs']:.3f}",
+                f"{domain['rows'] * figures.sample_tokens(summary):,}",
+            ],
+        )
+        for name, domain in domains.items()
+    ]
+    plots = [figures.cumulative_tokens(summary, plan), figures.cumulative_epochs(summary, plan)]
+    return Section("amounts", "How much of what?", answer, plots, table("In all", columns, rows))
+
+
+def repeats(summary: Summary) -> Section:
+    """Domains that begin anew, and where."""
+    again = {name: domain["repeats"] for name, domain in summary["domains"].items() if domain["repeats"]["count"]}
+    if not again:
+        return Section("repeats", "What repeats?", "Nothing: no domain is read to its end and begun anew.")
+    rows = []
+    for name, found in again.items():
+        for place in found["begin"]:
+            cells = [f"{place['epoch'] + 1:,} of {found['count'] + 1:,}", f"{place['tokens']:,}", f"{place['step']:,}"]
+            rows.append((swatch(summary, name), cells))
+    often = [f"{name} {times(found['count'])}" for name, found in again.items()]
+    answer = f"Read to the end and begun anew, in another order: {join_words(often)}."
+    columns = ["domain", "epoch", "begins at token", "in step"]
+    return Section("repeats", "What repeats?", answer, below=table("Where an epoch begins", columns, rows))
+
+
+def times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count:,} times")
+
+
+def spans(summary: Summary) -> Section:
+    below = "\n".join(span_table(summary, span) for span in summary["spans"])
+    answer = f"The curriculum has {plural(len(summary['spans']), 'span')}, from each anchor to the next."
+    return Section("spans", "When?", answer, below=below)
+
+
+def span_table(summary: Summary, span: dict[str, Any]) -> str:
+    caption = f"From {short(span['from_tokens'])} to {short(span['to_tokens'])} tokens"
+    rows = [
+        (
+            swatch(summary, name),
+            [
+                change(domain["weight_from"], domain["weight_to"], ".4f"),
+                f"{domain['tokens']:,}",
+                change(domain["epochs_from"], domain["epochs_to"], ".3f"),
+            ],
+        )
+        for name, domain in span["domains"].items()
+        if domain["weight_from"] or domain["weight_to"] or domain["tokens"]
+    ]
+    return table(caption, ["domain", "weight", "tokens", "epochs"], rows)
+
+
+def shards(recipe: Recipe, summary: Summary) -> Section:
+    found = summary["shards"]
+    answer = f"{plural(found['shards'], 'shard')} of {recipe.dataset.path}, {byte_count(found['bytes'])}; "
+    missing = found["bytes_to_download"]
+    answer += f"{byte_count(missing)} of it must be downloaded." if missing else "all of it is on this machine."
+    parts = {swatch(summary, name): part for name, part in found["domains"].items()}
+    parts |= {"held out": found["heldout"], "in all": found}
+    rows = [
+        (
+            name,
+            [
+                f"{part['shards']:,} of {part['of_shards']:,}",
+                byte_count(part["bytes"]),
+                byte_count(part["bytes_to_download"]),
+            ],
+        )
+        for name, part in parts.items()
+    ]
+    columns = ["domain", "shards", "size", "to download"]
+    return Section("shards", "What is read?", answer, below=table("Shards to read", columns, rows))
+
+
+def identity(recipe: Recipe, summary: Summary) -> Section:
+    answer = (
+        f"Dataset fingerprint {summary['dataset'][:12]}, plan fingerprint {summary['plan'][:12]}: "
+        "as long as these are the same, so is the order of the samples."
+    )
+    text = html.escape(to_yaml(recipe))
+    below = f'<details open><summary>The recipe, resolved</summary><pre tabindex="0">{text}</pre></details>'
+    return Section("identity", "What is it made of?", answer, below=below)
+
+
+def sentences(parts: list[str]) -> str:
+    return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts)
+
+
+def swatch(summary: Summary, domain: str) -> str:
+    """A domain's name behind its colour."""
+    colour = colour_of(list(summary["domains"]).index(domain))
+    return f'<span class="swatch" style="background:{colour}"></span>{html.escape(domain)}'

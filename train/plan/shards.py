@@ -1,0 +1,46 @@
+"""The shards that a run reads: how many, how large, and how much of them is not on this machine yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from data.manifest import Manifest, ShardRecord, folder_of
+from data.mixture.plan import Plan
+from train.recipe import Recipe
+
+Counts = dict[str, int]
+
+
+def shards_to_read(recipe: Recipe, manifest: Manifest, plan: Plan, delivered: Sequence[int]) -> dict[str, object]:
+    """Shards and bytes by domain, held out, and in all, for a run that draws `delivered` [domains] samples."""
+    dataset = Path(recipe.dataset.path)
+    domains, heldout = {}, []
+    for order, draws in zip(plan.orders, delivered, strict=True):
+        splits = manifest.domains[order.domain].splits
+        shards = splits["train"].shards
+        touched = [shards[number] for number in order.shards_touched(draws).tolist()]
+        domains[order.domain] = count(dataset / folder_of(order.domain, "train"), touched, len(shards))
+        evaluated = splits["heldout"].shards
+        heldout.append(count(dataset / folder_of(order.domain, "heldout"), evaluated, len(evaluated)))
+    return {"domains": domains, "heldout": total(heldout), **total([*domains.values(), *heldout])}
+
+
+def count(folder: Path, shards: Sequence[ShardRecord], of: int) -> Counts:
+    missing = [shard.bytes for shard in shards if not is_here(folder / shard.file)]
+    return {
+        "shards": len(shards),
+        "of_shards": of,
+        "bytes": sum(shard.bytes for shard in shards),
+        "bytes_to_download": sum(missing),
+    }
+
+
+def is_here(path: Path) -> bool:
+    """Whether a shard lies on this machine; one that came compressed may lie there without its last ending."""
+    return path.is_file() or (path.suffix != ".mds" and path.with_suffix("").is_file())
+
+
+def total(parts: Iterable[Counts]) -> Counts:
+    parts = list(parts)
+    return {key: sum(part[key] for part in parts) for key in parts[0]}

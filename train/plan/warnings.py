@@ -1,0 +1,22 @@
+"""What a person may not have meant, said before the run is paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from train.curriculum import Exhaustion, moment
+from train.recipe import Recipe
+from train.words import short
+
+
+def warnings(recipe: Recipe, used_up: Sequence[Exhaustion], end: int) -> Iterator[str]:
+    """A sentence for each domain that is used up, and for each anchor that a run of `end` samples never reaches."""
+    for gone in used_up:
+        yield (
+            f"{gone.domain} is used up {moment(recipe, gone.sample)}, after {gone.max_epochs:g} epochs; "
+            "the other domains take its share"
+        )
+    for anchor in recipe.curriculum.anchors:
+        if recipe.samples(anchor.at) >= end:
+            tokens = short(end * recipe.max_seq_len)
+            yield f"the run ends at {tokens} tokens and never reaches the anchor at {anchor.at}"
