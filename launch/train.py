@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.curriculum import build_plan
+from train.history import continue_run
 from train.inputs import read_run
 from train.run_directory import RunDirectory
 
@@ -15,15 +15,17 @@ def train_command(path: Path, overrides: Sequence[str]) -> int:
     """Train the recipe at `path`. Returns the exit code."""
     recipe, manifest = read_run(path, overrides)
     run = RunDirectory.of(recipe)
-    plan = build_plan(recipe, manifest)
-    run.check_same_run(recipe, manifest, plan.fingerprint)
-    if run.steps_done() >= recipe.steps:
-        say(f"{run.path} is finished: {run.steps_done():,} of {recipe.steps:,} steps are done")
+    run.check_same_run(recipe, manifest)
+    plan, history = continue_run(run, recipe, manifest)
+    if history.samples >= recipe.end:
+        say(f"{run.path} is finished: {run.steps_done():,} steps are done")
         return 0
+    for change in history.changes_now:
+        say(f"from token {history.samples * recipe.max_seq_len:,} on: {change}")
     say("loading torch and Composer")
     from train.run import train  # only now: what can be refused is refused before the ten seconds that Composer takes
 
-    train(recipe, manifest, plan, run)
+    train(recipe, manifest, plan, history, run)
     return 0
 
 

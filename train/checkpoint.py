@@ -13,6 +13,7 @@ from composer.utils import dist
 from composer.utils.checkpoint import save_checkpoint
 
 from train.checkpoint_files import PARTIAL, name_of, newest_checkpoint, steps_of, whole_checkpoints
+from train.history import History
 
 
 class Checkpointer(Callback):
@@ -22,12 +23,14 @@ class Checkpointer(Callback):
         folder: where checkpoints lie.
         interval: optimizer steps between two of them.
         keep_last: the newest this many stay; older ones are removed once a newer one is whole.
+        history: the curricula of the run, which each checkpoint holds.
     """
 
-    def __init__(self, folder: Path, interval: int, keep_last: int) -> None:
+    def __init__(self, folder: Path, interval: int, keep_last: int, history: History) -> None:
         self.folder = folder
         self.interval = interval
         self.keep_last = keep_last
+        self.history = history
 
     def init(self, state: State, logger: Logger) -> None:
         if dist.get_global_rank() == 0:
@@ -60,6 +63,7 @@ class Checkpointer(Callback):
         dist.barrier()  # each rank has seen that its file is there
         if dist.get_global_rank() == 0:
             assert written is not None
+            self.history.write(Path(written).parent, state.timestamp.sample.value)
             shutil.rmtree(self.folder / name, ignore_errors=True)
             Path(written).parent.replace(self.folder / name)
             partial.rmdir()

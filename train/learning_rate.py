@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""The learning rate as a pure function of the samples trained on: nothing to save, nothing to restore."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ class LearningRate(Callback):
 
     def batch_start(self, state: State, logger: Logger) -> None:
         for group in state.optimizers[0].param_groups:
-            group["lr"] = learning_rate(self.recipe, state.timestamp.batch.value)
+            group["lr"] = learning_rate(self.recipe, state.timestamp.sample.value)
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """The rate of step `step` (0 is the first): a linear warmup to the peak, then the named decay to its share.
+def learning_rate(recipe: Recipe, samples: int) -> float:
+    """The rate of the step after `samples`: a linear warmup to the peak, then the named decay to its share.
 
-    The first step already moves, and the last one of the run has the final rate.
+    The first step already moves, and the last one of the run has the final rate. A run whose global batch has changed
+    goes on at the rate that its samples have come to.
     """
     config = recipe.scheduler
+    step = samples / recipe.global_train_batch_size
     peak, steps = recipe.optimizer.lr, recipe.steps
     warmup = round(recipe.samples(config.warmup) / recipe.global_train_batch_size)
     if step < warmup:

@@ -15,6 +15,7 @@ from typing import Literal
 from data.manifest import Manifest
 from data.mixture.times import parse_time
 from model.config import ModelConfig
+from train.cache import cache_limit_problems, parse_size
 from train.curriculum_config import CurriculumConfig, domain_problems
 from train.schema import Problem
 from train.times import readable_time, time_problems
@@ -24,16 +25,25 @@ from train.times import readable_time, time_problems
 class DatasetConfig:
     """The prepared dataset to read."""
 
-    path: str  # a folder that `brickyard prepare` wrote
+    path: str  # a folder that `brickyard prepare` wrote; with `remote`, the folder that caches it
+    remote: str | None = None  # a copy of such a folder (s3://..., gs://..., a path) that shards are fetched from
     tokenizer: str | None = None  # refuse the dataset unless its tokenizer has this name
     num_workers: int = 1  # dataloader worker processes for each rank
-    predownload: int | None = None  # samples that Streaming fetches ahead, for each worker
+    predownload: int | None = None  # samples that each worker fetches ahead; null: 512, and 8 batches at least
+    cache_limit: str | None = None  # such as 200gb: training shards on one machine; the oldest are deleted; null: none
 
     def problems(self) -> Iterator[Problem]:
+        if self.remote is not None and self.remote.rstrip("/") in ("", self.path.rstrip("/")):
+            yield "remote", f"expected another place than dataset.path, found {self.remote!r}"
+        yield from cache_limit_problems(self.cache_limit, self.remote)
         if self.num_workers < 0:
             yield "num_workers", f"expected 0 or more, found {self.num_workers}"
         if self.predownload is not None and self.predownload < 1:
             yield "predownload", f"expected 1 or more, found {self.predownload}"
+
+    @property
+    def cache_bytes(self) -> int | None:
+        return None if self.cache_limit is None else parse_size(self.cache_limit)
 
 
 @dataclass
@@ -168,6 +178,11 @@ class Recipe:
     def steps(self) -> int:
         """Optimizer steps of the whole run; max_duration is rounded up to whole steps."""
         return math.ceil(self._exact_samples(self.max_duration) / self.global_train_batch_size)
+
+    @property
+    def end(self) -> int:
+        """Samples of the whole run."""
+        return self.steps * self.global_train_batch_size
 
     @property
     def step_tokens(self) -> int:

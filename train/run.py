@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,6 +29,7 @@ from train.checkpoint import Checkpointer
 from train.checkpoint_files import newest_checkpoint, steps_of
 from train.clipping import GradientClipping
 from train.console import Console
+from train.history import History
 from train.learning_rate import LearningRate
 from train.optim import build_optimizer
 from train.parallel import parallelism
@@ -38,7 +40,7 @@ from train.run_directory import RunDirectory, own_temporary_folder
 from train.wandb_run import WandbRun
 
 
-def train(recipe: Recipe, manifest: Manifest, plan: Plan, run: RunDirectory) -> None:
+def train(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: RunDirectory) -> None:
     """Take the run for this process group and train it to the recipe's end.
 
     Raises:
@@ -47,31 +49,38 @@ def train(recipe: Recipe, manifest: Manifest, plan: Plan, run: RunDirectory) -> 
     """
     lock = run.lock() if dist.get_global_rank() == 0 else nullcontext()
     with lock, own_temporary_folder(run):
-        fit(recipe, manifest, plan, run)
+        fit(recipe, manifest, plan, history, run)
 
 
-def fit(recipe: Recipe, manifest: Manifest, plan: Plan, run: RunDirectory) -> None:
+def fit(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: RunDirectory) -> None:
     """Train from the newest checkpoint of the run, or from the beginning, to the recipe's end."""
     checkpoint = newest_checkpoint(run.checkpoints)
-    console = Console(recipe.interval_steps(recipe.log_interval), recipe.steps, plan.domains)
+    steps = run.steps_done() + math.ceil((recipe.end - history.samples) / recipe.global_train_batch_size)
+    console = Console(recipe.interval_steps(recipe.log_interval), steps, plan.domains)
     if dist.get_global_rank() == 0:
         run.describe(recipe, manifest, summarise(recipe, manifest, plan))
     if checkpoint:
         console.say(f"going on from {checkpoint}, at step {steps_of(checkpoint):,}")
     console.say(
-        f"{run.path}: {recipe.steps:,} steps of {recipe.step_tokens:,} tokens, "
+        f"{run.path}: {steps:,} steps of {recipe.step_tokens:,} tokens, "
         f"ranks: {dist.get_world_size()}, device: {build_device()}"
     )
-    trainer = build_trainer(recipe, manifest, plan, run, checkpoint, console)
+    trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, console)
     try:
         trainer.fit()
     finally:
         trainer.close()
-    console.say(f"done: {recipe.steps:,} steps; the run is in {run.path}")
+    console.say(f"done: {steps:,} steps; the run is in {run.path}")
 
 
 def build_trainer(
-    recipe: Recipe, manifest: Manifest, plan: Plan, run: RunDirectory, checkpoint: Path | None, console: Console
+    recipe: Recipe,
+    manifest: Manifest,
+    plan: Plan,
+    history: History,
+    run: RunDirectory,
+    checkpoint: Path | None,
+    console: Console,
 ) -> Trainer:
     """Composer's trainer with everything that the recipe asks for, loaded from `checkpoint` if there is one."""
     device = build_device()
@@ -89,14 +98,14 @@ def build_trainer(
         routing_interval=recipe.interval_steps(recipe.eval_interval),
     )
     checkpointer = Checkpointer(
-        run.checkpoints, recipe.interval_steps(recipe.save_interval), recipe.checkpoints.keep_last
+        run.checkpoints, recipe.interval_steps(recipe.save_interval), recipe.checkpoints.keep_last, history
     )
     return Trainer(
         model=model,
         train_dataloader=build_train_data(recipe, plan),
         eval_dataloader=build_evaluators(recipe, manifest, plan),
         eval_interval=evaluate_every(recipe.interval_steps(recipe.eval_interval)),
-        max_duration=f"{recipe.steps}ba",
+        max_duration=f"{recipe.end}sp",
         optimizers=build_optimizer(model, recipe.optimizer),
         algorithms=clipping,
         callbacks=[StepSeed(recipe.seed), LearningRate(recipe), recorder, checkpointer, StopOnSignal(checkpointer)],

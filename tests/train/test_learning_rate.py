@@ -2,15 +2,21 @@
 
 import pytest
 
-from train.learning_rate import learning_rate
+from train.learning_rate import learning_rate as rate_after
 from train.recipe import CurriculumConfig, DatasetConfig, OptimizerConfig, Recipe, SchedulerConfig
+
+BATCH = 4
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    return rate_after(recipe, step * BATCH)
 
 
 def recipe(name: str, warmup: str = "10ba", final: float = 0.1) -> Recipe:
     return Recipe(
         run_name="x",
         max_duration="110ba",
-        global_train_batch_size=4,
+        global_train_batch_size=BATCH,
         max_seq_len=8,
         dataset=DatasetConfig("x"),
         curriculum=CurriculumConfig([]),
@@ -42,3 +48,10 @@ def test_without_warmup_and_past_the_end() -> None:
 
 def test_warmup_in_tokens() -> None:
     assert learning_rate(recipe("cosine", warmup="320tok"), 4) == pytest.approx(1.0)
+
+
+def test_another_global_batch_goes_on_at_the_rate_that_its_samples_have_come_to() -> None:
+    wide, narrow = recipe("cosine", warmup="40sp"), recipe("cosine", warmup="40sp")
+    wide.max_duration = narrow.max_duration = "440sp"
+    wide.global_train_batch_size = 8
+    assert rate_after(wide, 200) == pytest.approx(rate_after(narrow, 200), rel=0.02)

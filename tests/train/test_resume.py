@@ -127,7 +127,7 @@ def test_a_finished_run_says_so_and_can_be_prolonged_only_without_moving_its_pas
     log = log_of(workshop, "uninterrupted")
     before = rows(uninterrupted)
     assert train(workshop, "uninterrupted") == [0]
-    assert "is finished: 12 of 12 steps" in log.read_text()
+    assert "is finished: 12 steps" in log.read_text()
     assert train(workshop, "uninterrupted", "seed=4") == [2]
     assert "seed was 3 and is now 4" in log.read_text()
     assert train(workshop, "uninterrupted", "curriculum.anchors[1].at=2_000tok") == [2]
@@ -163,3 +163,26 @@ def test_two_ranks_are_one_run(workshop: SimpleNamespace) -> None:
                     assert other[key] == pytest.approx(here[key], rel=2e-6)
                 if key.startswith("mixture/"):
                     assert other[key] == here[key]
+
+
+def test_a_run_may_change_its_future_but_not_its_past(uninterrupted: Path, workshop: SimpleNamespace) -> None:
+    """Killed at step 6 with a checkpoint at 4: what follows may be another mixture, and another global batch."""
+    run, log = workshop.root / "runs" / "changed", log_of(workshop, "changed")
+    assert train(workshop, "changed", before=die_while_saving(8)) == [-signal.SIGKILL]
+    assert train(workshop, "changed", "curriculum.anchors[0].weights={prose: 0.5, code: 0.5}") == [2]
+    assert "for token 0 the recipe asks for other weights" in log.read_text()
+    anchors = "curriculum.anchors=[{at: 0tok, weights: {prose: 0.75, code: 0.25}}, "
+    anchors += "{at: 1_024tok, weights: {prose: 0.4166666667, code: 0.5833333333}, ramp: linear}, "
+    anchors += "{at: 1_056tok, weights: {prose: 0, code: 1}}]"
+    assert train(workshop, "changed", anchors, "global_train_batch_size=4", "max_duration=96sp") == [0]
+    assert "from token 1,024 on: curriculum.anchors" in log.read_text()
+    steps = [row for row in rows(run) if "loss/train/total" in row]
+    before = [row for row in rows(uninterrupted) if "loss/train/total" in row]
+    assert steps[:4] == before[:4]
+    assert [row["samples"] for row in steps[4:]] == list(range(36, 100, 4))
+    assert [row["mixture/delivered/code"] for row in steps[5:]] == [1] * 15
+    history = json.loads((run / "checkpoints" / "ba00000020" / "curriculum.json").read_text())
+    assert history["samples"] == 96
+    assert [followed["start"] for followed in history["followed"]] == [0, 32]
+    assert history["followed"][0]["fingerprint"] != history["followed"][1]["fingerprint"]
+    assert any("global_train_batch_size was 8 and is now 4" in change for change in history["followed"][1]["changes"])

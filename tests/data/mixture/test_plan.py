@@ -53,7 +53,7 @@ def trillions() -> Plan:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw: st.DrawFn, shortest_span: int = 1) -> Plan:
     count = draw(st.integers(1, 8))
     domains = tuple(f"d{i}" for i in range(count))
     tiny = st.integers(0, 6).map(lambda places: 10.0**-places)
@@ -65,7 +65,7 @@ def plans(draw: st.DrawFn) -> Plan:
             weights[domains[0]] = 1.0
         ramp = draw(st.sampled_from(["step", "linear", "cosine"])) if index else "step"
         anchors.append(ScheduleAnchor(at, quantise(weights, domains), ramp))
-        at += draw(st.one_of(st.integers(1, 100), st.integers(1, 4000)))
+        at += shortest_span + draw(st.one_of(st.integers(0, 100), st.integers(0, 4000)))
     shards = {d: draw(st.lists(st.integers(2, 60), min_size=2, max_size=30)) for d in domains}
     return Plan(Schedule(domains, tuple(anchors)), shards, draw(st.integers(0, 2**63 - 1)))
 
@@ -75,10 +75,10 @@ def errors(plan: Plan, start: int, stop: int) -> NDArray[np.float64]:
     chosen = np.eye(len(plan.domains), dtype=np.int64)[plan[start:stop]["domain"]]
     delivered = plan.delivered(start) + np.concatenate([np.zeros((1, len(plan.domains)), np.int64), chosen.cumsum(0)])
     target = [plan.schedule.target(sample) for sample in range(start, stop + 1)]
-    owed = [
+    error = [
         [int(d) * WEIGHT_UNIT - t for d, t in zip(*row, strict=True)] for row in zip(delivered, target, strict=True)
     ]
-    return np.array(owed, np.float64) / WEIGHT_UNIT
+    return np.array(error, np.float64) / WEIGHT_UNIT
 
 
 def block_edges(plan: Plan, start: int, stop: int) -> Iterator[int]:
@@ -92,12 +92,12 @@ def block_edges(plan: Plan, start: int, stop: int) -> Iterator[int]:
 @settings(max_examples=150, deadline=None)
 @given(plan=plans(), start=st.integers(0, 9000))
 def test_counts_stay_near_their_targets(plan: Plan, start: int) -> None:
-    stop = start + 1500
+    stop = start + 500
     error = errors(plan, start, stop)
     at_edges = error[[edge - start for edge in block_edges(plan, start, stop)]]
     assert np.abs(at_edges).max() < 1
     assert np.abs(error).max() < 2
-    for batch in (3, 8, 16, 64, 100, 256, 1024):
+    for batch in (3, 8, 16, 64, 100, 256):
         assert np.abs(error[batch:] - error[:-batch]).max() <= 2
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.mixture.schedule import ONE, PLACES, WEIGHT_UNIT, Schedule, ScheduleAnchor, quantise, ramp_integral, sine
+from data.mixture.schedule import ONE, PI, WEIGHT_UNIT, Schedule, ScheduleAnchor, quantise, ramp_integral, sine
 
 DOMAINS = ("web", "code", "math")
 
@@ -80,6 +80,4 @@ def test_weights_sum_and_small_ones_stay() -> None:
 
 
 def test_pi_is_pi() -> None:
-    from data.mixture.schedule import PI
-
-    assert PI / (1 << PLACES) == math.pi
+    assert math.pi == PI / ONE

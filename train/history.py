@@ -1,0 +1,163 @@
+"""Which curricula a run has followed; each checkpoint holds it. A run that goes on may change its future, not its past."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.manifest import Manifest
+from data.mixture.history import continue_plan, first_difference
+from data.mixture.plan import Plan
+from data.mixture.schedule import Schedule, ScheduleAnchor
+from data.mixture.timeline import Era
+from train.checkpoint_files import newest_checkpoint
+from train.curriculum import build_schedule, shard_rows
+from train.errors import RecipeError
+from train.reader import to_yaml
+from train.recipe import Recipe
+from train.run_directory import RunDirectory, differences
+
+FILE = "curriculum.json"
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A curriculum, and from which sample on it was followed.
+
+    Attributes:
+        fingerprint: of the run's plan since then.
+        changes: what the recipe said otherwise before; empty for a run's first curriculum.
+    """
+
+    start: int
+    fingerprint: str
+    changes: tuple[str, ...]
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class History:
+    """The curricula of a run in order, and the samples that it had trained on when this was written."""
+
+    samples: int
+    followed: tuple[Followed, ...]
+
+    @property
+    def eras(self) -> list[Era]:
+        return [Era(followed.start, followed.schedule) for followed in self.followed]
+
+    @property
+    def changes_now(self) -> tuple[str, ...]:
+        """What the recipe changes from here on; nothing if the run goes on as it was."""
+        latest = self.followed[-1]
+        return latest.changes if latest.start == self.samples else ()
+
+    def write(self, checkpoint: Path, samples: int) -> None:
+        """Put it into a checkpoint's folder."""
+        content = asdict(replace(self, samples=samples))
+        (checkpoint / FILE).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_history(run: RunDirectory) -> History | None:
+    """The history in a run's newest checkpoint; None before there is one.
+
+    Raises:
+        RecipeError: the checkpoint holds none, or a damaged one.
+    """
+    checkpoint = newest_checkpoint(run.checkpoints)
+    if checkpoint is None:
+        return None
+    path = checkpoint / FILE
+    try:
+        content = json.loads(path.read_text())
+        return History(content["samples"], tuple(read_followed(entry) for entry in content["followed"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(
+            f"{path}: the history of the run's curriculum can't be read ({error}); delete this checkpoint to go on "
+            "from the one before, or choose another run_name"
+        ) from None
+
+
+def read_followed(content: dict[str, Any]) -> Followed:
+    schedule = content["schedule"]
+    anchors = tuple(ScheduleAnchor(a["at"], tuple(a["weights"]), a["ramp"]) for a in schedule["anchors"])
+    return Followed(
+        content["start"],
+        content["fingerprint"],
+        tuple(content["changes"]),
+        Schedule(tuple(schedule["domains"]), anchors),
+    )
+
+
+def continue_run(run: RunDirectory, recipe: Recipe, manifest: Manifest) -> tuple[Plan, History]:
+    """The plan of a new run, or of one that goes on under this recipe, with what it has followed.
+
+    Raises:
+        RecipeError: the recipe gives samples that were trained on other weights, or the dataset's order has changed.
+    """
+    schedule = build_schedule(recipe, manifest)
+    history = read_history(run)
+    seed = recipe.curriculum.seed
+    if history is None:
+        plan = Plan(schedule, shard_rows(manifest, schedule.domains), seed)
+        return plan, History(0, (Followed(0, plan.fingerprint, (), schedule),))
+    check_order(run, recipe, manifest, history)
+    check_past(run, recipe, schedule, history)
+    domains = {*schedule.domains, *history.followed[-1].schedule.domains}
+    plan = continue_plan(history.eras, history.samples, schedule, shard_rows(manifest, domains), seed)
+    kept = [followed for followed in history.followed if followed.start < max(1, history.samples)]
+    if plan.eras[-1].start == kept[-1].start:
+        return plan, replace(history, followed=tuple(kept))
+    changes = tuple(curriculum_changes(run, recipe))
+    latest = Followed(history.samples, plan.fingerprint, changes, plan.schedule)
+    return plan, replace(history, followed=(*kept, latest))
+
+
+def plan_of_run(run: RunDirectory, recipe: Recipe, manifest: Manifest) -> Plan:
+    """The plan that a run has followed so far, from its folder alone; `recipe` is the one that lies there."""
+    history = read_history(run)
+    if history is None:
+        return continue_run(run, recipe, manifest)[0]
+    schedule = history.followed[-1].schedule
+    rows = shard_rows(manifest, schedule.domains)
+    return continue_plan(history.eras, history.samples, schedule, rows, recipe.curriculum.seed)
+
+
+def check_order(run: RunDirectory, recipe: Recipe, manifest: Manifest, history: History) -> None:
+    """Refuse to go on where the past would come out in another order now."""
+    followed = history.followed[-1]
+    *past, latest = history.eras
+    rows = shard_rows(manifest, latest.schedule.domains)
+    plan = Plan(latest.schedule, rows, recipe.curriculum.seed, past, latest.start)
+    if plan.fingerprint != followed.fingerprint:
+        raise RecipeError(
+            f"{run.path}: the order of the samples is not the one that the run began with (another version of "
+            "Brickyard, or other shards); choose another run_name"
+        )
+
+
+def check_past(run: RunDirectory, recipe: Recipe, schedule: Schedule, history: History) -> None:
+    """Refuse other weights for samples that were trained on. Each curriculum of a run agrees with those before it about
+    their past, so the newest one speaks for all."""
+    position = history.samples
+    sample = first_difference(history.followed[-1].schedule, schedule, position)
+    if sample is not None:
+        tokens, now = sample * recipe.max_seq_len, position * recipe.max_seq_len
+        raise RecipeError(
+            f"{run.path}: for token {tokens:,} the recipe asks for other weights than the run was trained on, and it "
+            f"has come to token {now:,}; the past can't change: change anchors at {now}tok or later (a ramp that has begun "
+            "keeps its end), or choose another run_name"
+        )
+
+
+def curriculum_changes(run: RunDirectory, recipe: Recipe) -> Iterator[str]:
+    """What this recipe's curriculum says otherwise than the one in the run's folder."""
+    before, now = yaml.safe_load(run.recipe.read_text()), yaml.safe_load(to_yaml(recipe))
+    for key in ("max_duration", "global_train_batch_size", "curriculum"):
+        for path, was, is_now in differences(before[key], now[key], key):
+            yield f"{path} was {was!r} and is now {is_now!r}"
