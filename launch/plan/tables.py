@@ -11,6 +11,7 @@ from rich.text import Text
 
 from data.mixture.plan import Plan
 from launch.plan.drawing import draw_mixture
+from train.plan.summary import shown_spans
 from train.words import byte_count, change, join_words, short
 
 Summary = dict[str, Any]
@@ -34,7 +35,7 @@ def heading(summary: Summary) -> Text:
     return Text.assemble(
         (summary["run_name"], "bold"),
         f"\n  {short(summary['tokens'])} tokens in {summary['steps']:,} steps of {summary['tokens_per_step']:,}",
-        f"\n  a model of {parameters} parameters, {active} of them active for a token",
+        f"\n  a model of {parameters} parameters, {active} active for a token",
     )
 
 
@@ -42,7 +43,7 @@ def tables(summary: Summary) -> Iterator[Table]:
     yield totals_table(summary)
     if any(domain["repeats"]["count"] for domain in summary["domains"].values()):
         yield repeats_table(summary["domains"])
-    yield spans_table(summary["spans"])
+    yield spans_table(shown_spans(summary))
     yield shards_table(summary["shards"])
 
 
@@ -57,7 +58,7 @@ def totals_table(summary: Summary) -> Table:
 
 def repeats_table(domains: dict[str, Any]) -> Table:
     """Domains that begin anew, and where: the first few times and the last."""
-    table = plain("repeats", right("times"), right("in step"), "from token")
+    table = plain("repeats", right("times"), right("from step"), "from token")
     for name, domain in domains.items():
         count, begin = domain["repeats"]["count"], domain["repeats"]["begin"]
         if count:
@@ -70,8 +71,10 @@ def repeats_table(domains: dict[str, Any]) -> Table:
 
 def spans_table(spans: list[dict[str, Any]]) -> Table:
     """Between two anchors: each domain's weight on the way, its tokens, and its epochs at both ends."""
-    table = plain("from token", "domain", "weight", right("tokens"), "epochs")
+    table = plain("from", "domain", whole("weight"), right("tokens"), whole("epochs"))
     for span in spans:
+        if table.row_count:
+            table.add_row()
         start = short(span["from_tokens"])
         for name, domain in span["domains"].items():
             if domain["weight_from"] or domain["weight_to"] or domain["tokens"]:
@@ -106,8 +109,13 @@ def last_words(summary: Summary) -> Text:
 
 
 def plain(*columns: str | Column) -> Table:
-    return Table(*columns, box=None)
+    """A table without lines. Where it is too wide for the terminal, names are folded and numbers are not."""
+    return Table(*(Column(c, overflow="fold") if isinstance(c, str) else c for c in columns), box=None)
+
+
+def whole(name: str) -> Column:
+    return Column(name, no_wrap=True)
 
 
 def right(name: str) -> Column:
-    return Column(name, justify="right")
+    return Column(name, justify="right", no_wrap=True)

@@ -89,18 +89,19 @@ def schedule_points(summary: Summary) -> list[int]:
 
 
 def anchor_lines(summary: Summary, height: float) -> list[Trace]:
+    """A dotted line for each anchor inside the run, with its tokens if there is room."""
     inside = [place["tokens"] for place in summary["anchors"] if 0 < place["tokens"] < summary["tokens"]]
     named = len(inside) <= ANCHORS_NAMED
     dotted = {"line": {"color": "#ffffff", "width": 1.5, "dash": "dot"}, "hoverinfo": "skip"}
-    words = {"textposition": "bottom right", "textfont": {"color": "#ffffff", "size": 12}}
+    words = {"mode": "lines+text", "textposition": "middle right", "textfont": {"color": "#ffffff", "size": 13}}
     return [
         scatter(
-            np.full(2, float(tokens)),
-            np.array([0.0, height]),
+            np.full(3, float(tokens)),
+            np.array([0, 0.95 * height, height]),
             "anchor",
             NEUTRAL,
             **dotted,
-            **({"mode": "lines+text", "text": ["", f" {short(tokens)}"], **words} if named else {}),
+            **({"text": ["", f" {short(tokens)}", ""], **words} if named else {}),
         )
         for tokens in inside
     ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from data.mixture.plan import Plan
 from train.plan import figures
+from train.plan.summary import shown_spans
 from train.reader import to_yaml
 from train.recipe import Recipe
 from train.report.plots import colour_of
@@ -16,6 +17,8 @@ from train.report.tables import table
 from train.words import byte_count, change, join_words, plural, short
 
 Summary = dict[str, Any]
+
+NAMED = 3  # of many domains only the largest are named in a sentence
 
 
 def sections(recipe: Recipe, plan: Plan, summary: Summary) -> list[Section]:
@@ -49,18 +52,26 @@ def mind(summary: Summary) -> Section:
 
 
 def mix(summary: Summary, plan: Plan) -> Section:
-    answer = f"{plural(len(summary['domains']), 'domain')} with {plural(len(summary['anchors']), 'anchor')}."
+    first, last = largest(summary, plan, 0), largest(summary, plan, summary["samples"] - 1)
+    answer = f"It begins with {first}" + (" and stays there." if first == last else f" and ends with {last}.")
     if summary["unread_domains"]:
         answer += f" Not read, though the dataset has it: {join_words(summary['unread_domains'])}."
     return Section("mix", "At what mix?", answer, [figures.schedule(summary, plan)])
 
 
+def largest(summary: Summary, plan: Plan, sample: int) -> str:
+    """The domains of the largest weights at a sample, in words."""
+    weights = sorted(zip(plan.weights(sample).tolist(), plan.domains, strict=True), reverse=True)
+    named = [f"{weight:.1%} {domain}" for weight, domain in weights[:NAMED] if weight]
+    return join_words(named if len(weights) <= NAMED else [*named, "others"])
+
+
 def amounts(summary: Summary, plan: Plan) -> Section:
     domains = summary["domains"]
     most, least = (pick(domains, key=lambda domain: domains[domain]["tokens"]) for pick in (max, min))
-    answer = f"Most of {most}: {short(domains[most]['tokens'])} tokens, {domains[most]['share']:.1%} of all."
+    answer = f"Most comes from {most}: {short(domains[most]['tokens'])} tokens, {domains[most]['share']:.1%} of all."
     if most != least:
-        answer += f" Least of {least}: {short(domains[least]['tokens'])}, {domains[least]['share']:.1%}."
+        answer += f" Least comes from {least}: {short(domains[least]['tokens'])}, {domains[least]['share']:.1%}."
     columns = ["domain", "tokens", "share", "epochs", "tokens in the dataset"]
     rows = [
         (
@@ -99,9 +110,11 @@ def times(count: int) -> str:
 
 
 def spans(summary: Summary) -> Section:
-    below = "\n".join(span_table(summary, span) for span in summary["spans"])
-    answer = f"The curriculum has {plural(len(summary['spans']), 'span')}, from each anchor to the next."
-    return Section("spans", "When?", answer, below=below)
+    tables = "\n".join(span_table(summary, span) for span in shown_spans(summary))
+    answer = (
+        f"{plural(len(shown_spans(summary)), 'span')} from anchor to anchor, with the weights and epochs at both ends."
+    )
+    return Section("spans", "When?", answer, below=f'<div class="plots">{tables}</div>')
 
 
 def span_table(summary: Summary, span: dict[str, Any]) -> str:
@@ -148,9 +161,13 @@ def identity(recipe: Recipe, summary: Summary) -> Section:
         f"Dataset fingerprint {summary['dataset'][:12]}, plan fingerprint {summary['plan'][:12]}: "
         "as long as these are the same, so is the order of the samples."
     )
-    text = html.escape(to_yaml(recipe))
-    below = f'<details open><summary>The recipe, resolved</summary><pre tabindex="0">{text}</pre></details>'
+    below = folded("The curriculum", to_yaml(recipe.curriculum), "open") + folded("The whole recipe", to_yaml(recipe))
     return Section("identity", "What is it made of?", answer, below=below)
+
+
+def folded(name: str, yaml: str, state: str = "") -> str:
+    text = f'<pre tabindex="0" aria-label="{name}">{html.escape(yaml)}</pre>'
+    return f"<details {state}><summary>{name}, resolved</summary>{text}</details>"
 
 
 def sentences(parts: list[str]) -> str:

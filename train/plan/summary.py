@@ -75,6 +75,11 @@ def edges(recipe: Recipe, used_up: Sequence[Exhaustion], end: int) -> list[int]:
     return sorted({0, end, *(at for at in inside if at < end)})
 
 
+def shown_spans(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """The spans that people care for: what is left of the last step after an anchor at the run's end is none."""
+    return [span for span in summary["spans"] if span["to_tokens"] - span["from_tokens"] >= summary["tokens_per_step"]]
+
+
 def by_domain(plan: Plan, values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return dict(zip(plan.domains, map(float, values), strict=True))
 

@@ -13,10 +13,11 @@ def warnings(recipe: Recipe, used_up: Sequence[Exhaustion], end: int) -> Iterato
     """A sentence for each domain that is used up, and for each anchor that a run of `end` samples never reaches."""
     for gone in used_up:
         yield (
-            f"{gone.domain} is used up {moment(recipe, gone.sample)}, after {gone.max_epochs:g} epochs; "
+            f"the domain {gone.domain} is used up {moment(recipe, gone.sample)}, after {gone.max_epochs:g} epochs; "
             "the other domains take its share"
         )
     for anchor in recipe.curriculum.anchors:
-        if recipe.samples(anchor.at) >= end:
+        beyond = recipe.samples(anchor.at) - end
+        if beyond > 0 or (beyond == 0 and anchor.ramp == "step"):
             tokens = short(end * recipe.max_seq_len)
-            yield f"the run ends at {tokens} tokens and never reaches the anchor at {anchor.at}"
+            yield f"the run ends at {tokens} tokens, before the anchor at {anchor.at} takes over"
