@@ -1,4 +1,4 @@
-"""Which curricula a run has followed; each checkpoint holds it. A run that goes on may change its future, not its past."""
+"""Which curricula a run has followed. Each checkpoint holds that: who goes on may change the future, not the past."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ def check_past(run: RunDirectory, recipe: Recipe, schedule: Schedule, history: H
         tokens, now = sample * recipe.max_seq_len, position * recipe.max_seq_len
         raise RecipeError(
             f"{run.path}: for token {tokens:,} the recipe asks for other weights than the run was trained on, and it "
-            f"has come to token {now:,}; the past can't change: change anchors at {now}tok or later (a ramp that has begun "
-            "keeps its end), or choose another run_name"
+            f"has come to token {now:,}; the past can't change: change anchors at {now}tok or later (a ramp that has "
+            "begun keeps its end), or choose another run_name"
         )
 
 
