@@ -6,9 +6,12 @@ OUTPUT/manifest.json is written last, so a folder that has one is whole. Reading
 import dataclasses
 import hashlib
 import json
+import os
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,9 @@ from data.errors import DataError
 
 VERSION = 1
 FILE = "manifest.json"
+INDEX = "index.json"  # Streaming's, one in each split's folder
 SPLITS = ("train", "heldout")
+AGAIN = "restore it or prepare the dataset again"
 
 
 @dataclass(frozen=True)
@@ -95,10 +100,10 @@ class Manifest:
     input_fingerprints: dict[str, str]  # domain -> sha256 over its input files' contents
     version: int = VERSION
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 over the content: equal for equal data, wherever and whenever it was prepared."""
-        content = dataclasses.asdict(self)
+        content = _plain(self)
         for domain in content["domains"].values():
             for source in domain["sources"]:
                 del source["path"]
@@ -133,7 +138,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Writes FOLDER/manifest.json."""
-        content = {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
+        content = {**_plain(self), "fingerprint": self.fingerprint}
         (Path(folder) / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -151,24 +156,42 @@ def verify(folder: Path) -> Manifest:
     """
     folder = Path(folder)
     manifest = Manifest.read(folder)
-    for domain, record in manifest.domains.items():
-        for split, split_record in record.splits.items():
-            _verify_split(folder / folder_of(domain, split), split_record)
+    for split_folder, record in split_folders(folder, manifest):
+        verify_index(split_folder, record)
+        sizes = file_sizes(split_folder)
+        for shard in record.shards:
+            path = split_folder / shard.file
+            if shard.file not in sizes:
+                raise DataError(f"shard {path} is missing; {AGAIN}")
+            if sizes[shard.file] != shard.bytes:
+                raise DataError(f"shard {path} has {sizes[shard.file]} bytes, the manifest says {shard.bytes}; {AGAIN}")
     return manifest
 
 
-def _verify_split(folder: Path, record: SplitRecord) -> None:
-    again = "restore it or prepare the dataset again"
-    index = _read_json(folder / "index.json").get("shards")
+def split_folders(folder: Path, manifest: Manifest) -> Iterator[tuple[Path, SplitRecord]]:
+    """The folder of every split of every domain, and what the manifest says of it."""
+    for domain, record in manifest.domains.items():
+        for split, split_record in record.splits.items():
+            yield folder / folder_of(domain, split), split_record
+
+
+def verify_index(folder: Path, record: SplitRecord) -> list[dict[str, Any]]:
+    """The entries of a split's index.json.
+
+    Raises:
+        DataError: they are not the manifest's shards.
+    """
+    index = _read_json(folder / INDEX).get("shards")
     listed = [_shard_of_index(entry) for entry in index] if isinstance(index, list) else None
     if listed != record.shards:
-        raise DataError(f"{folder / 'index.json'} lists other shards than the dataset's manifest; {again}")
-    for shard in record.shards:
-        path = folder / shard.file
-        if not path.is_file():
-            raise DataError(f"shard {path} is missing; {again}")
-        if path.stat().st_size != shard.bytes:
-            raise DataError(f"shard {path} has {path.stat().st_size} bytes, the manifest says {shard.bytes}; {again}")
+        raise DataError(f"{folder / INDEX} lists other shards than the dataset's manifest; {AGAIN}")
+    return typing.cast(list[dict[str, Any]], index)
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Every plain file in a folder, and its size (one walk: there may be hundreds of thousands)."""
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
 
 def _shard_of_index(entry: Any) -> ShardRecord | None:
@@ -209,19 +232,25 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     Raises:
         KeyError, TypeError: the JSON has another shape.
     """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin, arguments, hints = _shape(kind)
     if origin is types.UnionType:
         return None if value is None else _build(arguments[0], value, where)
     if origin is list:
         return [_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(_typed(value, list, where))]
     if origin is dict:
         return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in _typed(value, dict, where).items()}
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        if set(_typed(value, dict, where)) != set(hints):
+    if hints is not None:
+        if _typed(value, dict, where).keys() != hints.keys():
             raise KeyError(f"{where or 'top level'} has keys {sorted(value)}")
-        return kind(**{name: _build(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})  # type: ignore[operator]
+        return kind(**{name: _build(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
     return _typed(value, kind, where)
+
+
+@cache
+def _shape(kind: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any] | None]:
+    """A type's origin, its arguments and, of a dataclass, its fields."""
+    hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else None
+    return typing.get_origin(kind), typing.get_args(kind), hints
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:
@@ -230,3 +259,14 @@ def _typed(value: Any, kind: type, where: str) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{where.lstrip('.') or 'top level'} is {type(value).__name__}, not {kind.__name__}")
     return value
+
+
+def _plain(value: Any) -> Any:
+    """The JSON of dataclasses, lists and dicts; like dataclasses.asdict, in a tenth of its time."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    kind: Any = type(value)
+    hints = _shape(kind)[2]
+    return value if hints is None else {name: _plain(getattr(value, name)) for name in hints}

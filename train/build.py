@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from composer import DataSpec, Evaluator, Event, State, Time
 from composer.utils import dist
-from streaming import StreamingDataLoader, StreamingDataset
 from torch.utils.data import DataLoader, Dataset
 
 from data.manifest import Manifest, folder_of
+from data.mixture.loader import CurriculumLoader
 from data.mixture.plan import Plan
+from data.mixture.prepared import PreparedDataset
 from data.mixture.stream import CurriculumDataset
 from model.composer_model import DbrxComposerModel
 from train.callbacks.stop import leave_to_parent
-from train.recipe import Recipe
+from train.recipe import DatasetConfig, Recipe
 
 
 def build_model(recipe: Recipe, manifest: Manifest, plan: Plan) -> DbrxComposerModel:
@@ -29,17 +30,16 @@ def build_model(recipe: Recipe, manifest: Manifest, plan: Plan) -> DbrxComposerM
 def build_train_data(recipe: Recipe, plan: Plan) -> DataSpec:
     """The curriculum's samples, in the plan's order, this rank's share of each global batch."""
     device_batch_size = recipe.global_train_batch_size // dist.get_world_size()
-    folders = [Path(recipe.dataset.path) / folder_of(domain, "train") for domain in plan.domains]
-    dataset = CurriculumDataset(plan, folders, device_batch_size, predownload=recipe.dataset.predownload)
-    workers = recipe.dataset.num_workers
-    loader = StreamingDataLoader(
-        dataset,
-        batch_size=device_batch_size,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=leave_to_parent,
+    folders, remotes = places(recipe.dataset, plan.domains, "train")
+    dataset = CurriculumDataset(
+        plan,
+        folders,
+        device_batch_size,
+        remotes=remotes,
+        predownload=recipe.dataset.predownload,
+        cache_limit=recipe.dataset.cache_bytes,
     )
-    return data_spec(loader)
+    return data_spec(CurriculumLoader(dataset, recipe.dataset.num_workers, worker_init_fn=leave_to_parent))
 
 
 def build_evaluators(recipe: Recipe, manifest: Manifest, plan: Plan) -> list[Evaluator]:
@@ -49,18 +49,26 @@ def build_evaluators(recipe: Recipe, manifest: Manifest, plan: Plan) -> list[Eva
     for number, domain in enumerate(plan.domains):
         if not manifest.domains[domain].splits["heldout"].samples:
             continue
-        dataset = HeldoutDataset(Path(recipe.dataset.path) / folder_of(domain, "heldout"), number)
+        dataset = HeldoutDataset(PreparedDataset(*places(recipe.dataset, [domain], "heldout"), batch_size=1), number)
         sampler = dist.get_sampler(dataset, drop_last=False, shuffle=False)
         loader = DataLoader(dataset, batch_size=device_batch_size, sampler=sampler)
         evaluators.append(Evaluator(label=domain, dataloader=data_spec(loader), metric_names=["loss"]))
     return evaluators
 
 
+def places(dataset: DatasetConfig, domains: Sequence[str], split: str) -> tuple[list[Path], list[str] | None]:
+    """Each domain's folder, and where its shards are fetched from, if that is anywhere."""
+    folders = [Path(dataset.path) / folder_of(domain, split) for domain in domains]
+    if dataset.remote is None:
+        return folders, None
+    return folders, [f"{dataset.remote.rstrip('/')}/{folder_of(domain, split)}" for domain in domains]
+
+
 class HeldoutDataset(Dataset):
     """The held-out samples of one domain, in the order in which they lie; shards come through Streaming as needed."""
 
-    def __init__(self, folder: Path, domain: int) -> None:
-        self.samples = StreamingDataset(local=str(folder), batch_size=1)
+    def __init__(self, samples: PreparedDataset, domain: int) -> None:
+        self.samples = samples
         self.domain = domain
 
     def __len__(self) -> int:
@@ -73,9 +81,15 @@ class HeldoutDataset(Dataset):
 def data_spec(loader: DataLoader) -> DataSpec:
     return DataSpec(
         loader,
+        microbatch_transforms=widen,
         get_num_samples_in_batch=lambda batch: len(batch["tokens"]),
         get_num_tokens_in_batch=lambda batch: batch["tokens"].numel(),
     )
+
+
+def widen(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The microbatch, which is on its device by now, with the int64 tokens that the model takes."""
+    return {**batch, "tokens": batch["tokens"].to(torch.int64)}
 
 
 def evaluate_every(interval: int) -> Callable[[State, Event], bool]:

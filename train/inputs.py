@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.manifest import Manifest, verify
+from data.remote import fetch
+from train.cache import cache_problems
 from train.curriculum import resolve_curriculum
 from train.errors import CurriculumError
 from train.reader import RecipeSource, read_recipe
-from train.recipe import Recipe, dataset_problems, rank_problems
+from train.recipe import DatasetConfig, Recipe, dataset_problems, rank_problems
 
 
 def read_run(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Manifest]:
@@ -23,22 +25,41 @@ def read_run(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Manifest]:
     """
     source = RecipeSource(path, tuple(overrides))
     recipe = read_recipe(Recipe, source)
-    folder = Path(recipe.dataset.path)
-    if not folder.is_dir():
-        source.raise_first([("dataset.path", f"no such folder: {folder}; `brickyard prepare` makes datasets")])
-    manifest = verify(folder)
+    manifest = open_dataset(source, recipe.dataset)
     source.raise_first(dataset_problems(recipe, manifest))
     source.raise_first(rank_problems(recipe, int(os.environ.get("WORLD_SIZE", "1"))))
     try:
-        resolve_curriculum(recipe, manifest)
+        domains = resolve_curriculum(recipe, manifest).schedule.domains
     except CurriculumError as error:
         source.raise_first([(error.key, error.sentence)])
+    source.raise_first(cache_problems(recipe.dataset.cache_bytes, manifest, domains))
     warn(source, recipe)
     return recipe, manifest
 
 
+def open_dataset(source: RecipeSource, dataset: DatasetConfig) -> Manifest:
+    """The manifest of the dataset, which is whole: here, or in part here and in part at its remote.
+
+    Raises:
+        RecipeError: there is no such folder.
+        DataError: it is not whole, or its remote can't be reached.
+    """
+    folder = Path(dataset.path)
+    if dataset.remote is not None:
+        say(f"fetching what {dataset.remote} says of itself")
+        return fetch(dataset.remote, folder)
+    if not folder.is_dir():
+        source.raise_first([("dataset.path", f"no such folder: {folder}; `brickyard prepare` makes datasets")])
+    return verify(folder)
+
+
 def warn(source: RecipeSource, recipe: Recipe) -> None:
-    """Say on stderr what is taken otherwise than it is written; rank 0 says it for all."""
+    """Say what is taken otherwise than it is written."""
+    for key, sentence in recipe.curriculum.warnings():
+        say(f"warning: {source.where(f'curriculum.{key}')}: {sentence}")
+
+
+def say(line: str) -> None:
+    """On stderr, by rank 0 for all."""
     if os.environ.get("RANK", "0") == "0":
-        for key, sentence in recipe.curriculum.warnings():
-            print(f"brickyard: warning: {source.where(f'curriculum.{key}')}: {sentence}", file=sys.stderr)
+        print(f"brickyard: {line}", file=sys.stderr, flush=True)

@@ -33,6 +33,8 @@ FREE_KEYS = (
     "eval_interval",
     "log_interval",
     "dataset.path",
+    "dataset.remote",
+    "dataset.cache_limit",
     "dataset.num_workers",
     "dataset.predownload",
     "checkpoints",

@@ -1,134 +1,155 @@
 """A Streaming dataset that reads its samples in the order of a plan.
 
-Streaming keeps what it is good at (download, cache, prefetch, hashes, worker processes, state). This class only tells
-it which sample comes next, lazily: nothing is worked out for more than a few batches at a time.
+Streaming keeps what it is good at: download, cache, eviction, prefetch, hashes, worker processes, state. This class
+tells it which samples come next, lazily, and takes whole batches out of the shards once they are there.
 
 Private seams of mosaicml-streaming 0.13 used here: `_get_work` returns what `_Iterator` reads by `len(ids)` and
-`ids[i]` from three threads, and `__iter__` calls `self[sample_id]` for each. tests/data/mixture/test_stream.py watches
-them.
+`ids[i]` from three threads; `__iter__` calls `self[item]` for each item of `_each_sample_id`; `on_exception` hears of
+a thread's end; `prepare_shard` is asked for every sample, and `_shard_states` tells which shards are there. Two more
+are in data/mixture/spans.py. tests/data/mixture/test_streaming_seams.py watches them all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from threading import Lock
+from time import sleep, time_ns
 from typing import Any
 
 import numpy as np
-from streaming import Stream, StreamingDataset
-from streaming.base.world import World
+from numpy.typing import NDArray
+from streaming.base.constant import TICK
+from streaming.base.dataset import _Iterator, _ShardState
 
+from data.mixture.open_shards import OpenShards, SampleLayout
+from data.mixture.order import SHARDS_PER_GROUP
 from data.mixture.plan import Plan
+from data.mixture.prepared import PreparedDataset
+from data.mixture.readahead import ENDLESS, BatchPlaces, WorkerSamples, WorkerShare
 
-# The run ends by its own max_duration; the stream itself does not end. 2^40 samples of 2,048 tokens are 2 x 10^15.
-ENDLESS = 1 << 40
+# Shards of a domain that are in use at once: a group of the order ends where the next begins.
+OPEN_SHARDS = 2 * SHARDS_PER_GROUP
 
+# Samples that a worker prepares ahead unless told otherwise, at least. Streaming's threads look around every 7 ms: this
+# many samples in that time is far more than any model takes.
+PREDOWNLOAD = 512
 
-class PlacedSample(int):
-    """A sample's id in Streaming (an int), which also knows its place in the plan."""
-
-    place: np.void
-
-
-@dataclass(frozen=True)
-class WorkerShare:
-    """Which samples of the plan a dataloader worker reads.
-
-    Global batches follow one another from `start`; rank r of R has the r-th part of each; worker w of W of a rank
-    prepares its batches w, w + W, w + 2W, ...
-
-    Attributes:
-        start: the first sample of the plan that this process is to read.
-        device_batch_size: samples a rank takes from each global batch.
-    """
-
-    start: int
-    device_batch_size: int
-    rank: int
-    ranks: int
-    worker: int
-    workers: int
-
-    def batch_start(self, batch: int) -> int:
-        """The first sample in the plan of this worker's `batch`-th batch."""
-        step = batch * self.workers + self.worker
-        return self.start + (step * self.ranks + self.rank) * self.device_batch_size
+# What a batch says of its samples beside their tokens.
+PLACE_COLUMNS = ("domain", "epoch", "row", "sample")
 
 
-class WorkerSamples(Sequence[int]):
-    """The ids of all the samples that one worker will read, worked out a batch at a time, when asked."""
+class CurriculumDataset(PreparedDataset):
+    """Samples of several domains in the order of `plan`, in whole batches.
 
-    def __init__(self, plan: Plan, share: WorkerShare, first_id: dict[int, int]) -> None:
-        self.plan = plan
-        self.share = share
-        self.first_id = first_id
-        self._lock = Lock()
-        self._batch = lru_cache(maxsize=256)(self._read_batch)
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getitem__(self, index: Any) -> Any:
-        batch, place = divmod(index, self.share.device_batch_size)
-        return self._batch(batch)[place]
-
-    def _read_batch(self, batch: int) -> list[PlacedSample]:
-        start = self.share.batch_start(batch)
-        with self._lock:  # Streaming asks from three threads, and a plan works out its blocks as it goes
-            places = self.plan[start : start + self.share.device_batch_size]
-        return [self._placed(place) for place in places]
-
-    def _placed(self, place: np.void) -> PlacedSample:
-        sample = PlacedSample(self.first_id[int(place["domain"])] + int(place["row"]))
-        sample.place = place
-        return sample
-
-
-class CurriculumDataset(StreamingDataset):
-    """Samples of several domains in the order of `plan`.
-
-    A sample is a dict: `tokens` int64 [max_seq_len], `domain` (number in plan.domains), `epoch` of that domain, and
-    `sample`, the index in the plan.
+    A batch is a dict of `tokens` [device_batch_size, max_seq_len], in the type in which they are stored, and of
+    `domain` (number in plan.domains), `epoch` of that domain, `row` of that domain and `sample` (index in the plan),
+    int64 [device_batch_size] each. Use it with a CurriculumLoader.
 
     Args:
         plan: the order.
-        folders: for each domain of the plan, the folder of its MDS shards.
+        folders: for each domain of the plan, the folder of its MDS shards, or the one that they are cached in.
         device_batch_size: samples a rank takes from each global batch.
+        remotes: for each domain, where Streaming fetches shards that are not in its folder; None: from nowhere.
+        predownload: samples that each worker fetches ahead.
+        cache_limit: bytes that the folders may hold together on this machine; see PreparedDataset.
+
+    Raises:
+        DataError: the shards were not written by `brickyard prepare`, or another process uses a folder as its cache.
     """
 
-    def __init__(self, plan: Plan, folders: Sequence[Path], device_batch_size: int, **streaming: Any) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        folders: Sequence[Path],
+        device_batch_size: int,
+        *,
+        remotes: Sequence[str] | None = None,
+        predownload: int | None = None,
+        cache_limit: int | None = None,
+    ) -> None:
         super().__init__(
-            streams=[Stream(local=str(folder)) for folder in folders],
+            folders,
+            remotes,
             batch_size=device_batch_size,
-            num_canonical_nodes=1,  # part of Streaming's saved state; the order does not depend on it
-            shuffle=False,
-            **streaming,
+            predownload=max(device_batch_size, predownload or max(PREDOWNLOAD, 8 * device_batch_size)),
+            cache_limit=cache_limit,
         )
         self.plan = plan
+        self.device_batch_size = device_batch_size
+        self.layout = SampleLayout.of(self.shards)
         self.epoch_size = ENDLESS
-        self.length = ENDLESS // World.detect().num_ranks
+        # In what is yielded, which is batches.
+        self.length = ENDLESS // self._parallel_rank_world.num_ranks // device_batch_size
+        self._open_shards = OpenShards(self.shards, self.layout, OPEN_SHARDS * len(folders))
+        self._prepared: set[int] = set()  # shards whose raw file is there as long as their state says so
+        self._failure: BaseException | None = None
+
+    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
+        """Streaming's state, and which plan it counts samples of."""
+        return {**super().state_dict(num_samples, from_beginning), "plan": self.plan.fingerprint}
+
+    def load_state_dict(self, obj: dict[str, Any]) -> None:
+        """Go on from this state at the next `iter()`, whatever was read before."""
+        self.next_epoch = obj["epoch"]  # Streaming ignores the state of an earlier epoch without a word
+        super().load_state_dict(obj)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._read(at) if isinstance(at, BatchPlaces) else super().__getitem__(at)
 
     def _get_work(self, epoch: int, sample_in_epoch: int) -> Any:
         world = self._parallel_worker_world
-        assert isinstance(self.batch_size, int)
         share = WorkerShare(
             start=sample_in_epoch,
-            device_batch_size=self.batch_size,
+            device_batch_size=self.device_batch_size,
             rank=world.rank,
             ranks=world.num_ranks,
             worker=world.worker_of_rank,
             workers=world.workers_per_rank,
         )
-        first_id = {number: int(offset) for number, offset in enumerate(self.sample_offset_per_stream)}
-        return WorkerSamples(self.plan, share, first_id)
+        return WorkerSamples(self.plan, share, self.spans, self.sample_offset_per_stream)
 
-    def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
-        """The sample with this id, with its place in the plan."""
-        sample = super().get_item(sample_id, retry)
-        sample["tokens"] = sample["tokens"].astype(np.int64)
-        if isinstance(sample_id, PlacedSample):
-            sample.update({name: int(sample_id.place[name]) for name in ("domain", "epoch", "row", "sample")})
-        return sample
+    def _each_sample_id(self, it: _Iterator) -> Iterator[Any]:
+        """Yields whole batches, each once all its shards are there, where Streaming yields one sample's id."""
+        samples: Any = it.sample_ids
+        while not it.should_exit():
+            ready = it.ready_index >= it.yield_index + self.device_batch_size
+            if self._event.is_set():  # looked at last: threads that end early count samples as ready that are not
+                it.on_exit()
+                assert self._failure is not None
+                raise self._failure
+            if not ready:
+                sleep(TICK)
+                continue
+            number = it.yield_index // self.device_batch_size
+            samples.forget_before(number)
+            yield samples.batch(number)
+            it.yield_index += self.device_batch_size
+        it.on_exit()
+
+    def _read(self, batch: BatchPlaces) -> dict[str, NDArray[Any]]:
+        tokens = np.empty((self.device_batch_size, self.layout.length), self.layout.dtype)
+        into, size = memoryview(tokens.data).cast("B"), self.layout.bytes
+        for place, (shard, row) in enumerate(zip(batch.shard.tolist(), batch.row.tolist(), strict=True)):
+            samples = self._open_shards.samples(shard)
+            if samples is None:  # evicted in the meantime, or not a plain raw file: Streaming knows what to do
+                tokens[place] = self.get_item(int(self.spans.starts[shard]) + row)["tokens"]
+            else:
+                into[place * size : (place + 1) * size] = samples[row * size : (row + 1) * size]
+        self._shard_access_times.numpy()[batch.shard] = time_ns()
+        return {"tokens": tokens, **{name: batch.places[name].astype(np.int64) for name in PLACE_COLUMNS}}
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        """As Streaming does, but without its file lock where the shard is known to be there."""
+        if shard_id in self._prepared and self._shard_states[shard_id] == _ShardState.LOCAL:
+            self._shard_access_times[shard_id] = time_ns()
+            return
+        super().prepare_shard(shard_id, blocking)
+        if self._shard_states[shard_id] == _ShardState.LOCAL:
+            self._prepared.add(shard_id)
+
+    def on_exception(self, future: Future) -> None:
+        """Keep what ended a thread, for the reader to raise; Streaming raises it where nobody hears."""
+        self._failure = future.exception()
+        if self._failure:
+            self._event.set()

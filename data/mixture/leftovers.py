@@ -1,0 +1,62 @@
+"""What runs that were killed have left in shared memory, found and removed.
+
+Streaming numbers its blocks of shared memory (`000003_locals`, `000003_shard_states`, ...) and gives each dataset the
+next free number. The blocks of a run that died by kill -9 stay; their numbers are never used again, and where they name
+a cache folder, Streaming refuses to use that folder ("Reused local directory").
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from streaming.base.constant import SHM_TO_CLEAN
+from streaming.base.distributed import barrier, get_local_rank, maybe_init_dist
+
+SHARED_MEMORY = Path("/dev/shm")
+BLOCK = re.compile(rf"(?P<number>[0-9]{{6,}})_({'|'.join(SHM_TO_CLEAN)})")
+F_SETSIG = 10  # from <fcntl.h>; Python's fcntl has no name for it
+
+
+def remove_dead_shared_memory() -> None:
+    """Remove Streaming's blocks that no process on this machine has open. Every rank calls this together."""
+    initialised = maybe_init_dist()
+    if get_local_rank() == 0:
+        for block in dead_blocks():
+            block.unlink(missing_ok=True)
+    barrier()
+    if initialised:
+        torch.distributed.destroy_process_group()
+
+
+def dead_blocks() -> list[Path]:
+    """The blocks of each number of which none is open in any process."""
+    by_number = defaultdict(list)
+    for path in SHARED_MEMORY.glob("*_*"):
+        if match := BLOCK.fullmatch(path.name):
+            by_number[match["number"]].append(path)
+    return [path for paths in by_number.values() if not any(map(is_open, paths)) for path in paths]
+
+
+def is_open(path: Path) -> bool:
+    """Whether any process has the file open or mapped, in whatever container; also where that can't be known.
+
+    The kernel grants a write lease only to one who has a file all to itself.
+    """
+    try:
+        file = os.open(path, os.O_RDWR)
+    except OSError:  # somebody else's, or gone
+        return True
+    try:
+        fcntl.fcntl(file, F_SETSIG, signal.SIGURG)  # who opens it now makes the kernel send this, not a deadly SIGIO
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(file)

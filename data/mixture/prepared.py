@@ -1,0 +1,95 @@
+"""Datasets that `brickyard prepare` wrote, as Streaming opens, fetches and caches them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+from streaming import Stream, StreamingDataset
+from streaming.base.dataset import _ShardState
+
+from data.errors import DataError
+from data.mixture.leftovers import remove_dead_shared_memory
+from data.mixture.spans import ShardSpans, quick_opening
+
+# Hashes that a shard may be held to when it has been fetched, the fastest first.
+HASHES = ("xxh128", "xxh64", "sha1", "sha256")
+
+
+class PreparedDataset(StreamingDataset):
+    """Shards in one or more folders, unshuffled. What goes wrong with them is said in one sentence.
+
+    Args:
+        folders: where each stream's shards lie, or are cached.
+        remotes: where each stream's shards are fetched from when they are not in its folder; None: from nowhere.
+        cache_limit: bytes that the folders may hold together on this machine; the shards that were not used for longest
+            are deleted. Only with remotes: without, the folders hold the only copies.
+
+    Raises:
+        DataError: another process uses a folder as its cache.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        remotes: Sequence[str] | None,
+        *,
+        batch_size: int,
+        predownload: int | None = None,
+        cache_limit: int | None = None,
+    ) -> None:
+        assert remotes or not cache_limit
+        remove_dead_shared_memory()
+        streams = [
+            Stream(local=str(folder), remote=remote)
+            for folder, remote in zip(folders, remotes or repeat(None, len(folders)), strict=True)
+        ]
+        try:
+            with quick_opening():
+                super().__init__(
+                    streams=streams,
+                    batch_size=batch_size,
+                    predownload=predownload,
+                    cache_limit=cache_limit,
+                    num_canonical_nodes=1,  # part of Streaming's saved state; no order here depends on it
+                    shuffle=False,
+                )
+        except ValueError as error:
+            if "Reused local directory" in str(error):
+                raise DataError(
+                    f"another process is using {folders[0]} as its cache; stop it, or choose another folder"
+                ) from None
+            raise
+        assert isinstance(self.spanner, ShardSpans)
+        self.spans: ShardSpans = self.spanner
+        for stream, first in zip(self.streams, self.shard_offset_per_stream, strict=True):
+            stream.validate_hash = next((name for name in HASHES if name in self.shards[first].hashes), None)
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        """Have the shard on disk, fetched, checked and unpacked.
+
+        Raises:
+            DataError: it can't be fetched, or is not what the index says.
+        """
+        try:
+            super().prepare_shard(shard_id, blocking)
+        except Exception as error:
+            raise self._cannot_prepare(shard_id, error) from error
+
+    def _cannot_prepare(self, shard_id: int, error: Exception) -> DataError:
+        """What to say of it. Nothing half done stays in a cache, where the next run would take it for the shard."""
+        shard, stream = self.shards[shard_id], self.streams[self.stream_per_shard[shard_id]]
+        raw, compressed = shard.file_pairs[0]
+        name = (compressed or raw).basename
+        if stream.remote is None:
+            return DataError(f"{stream.local}/{name} can't be read: {first_line(error)}")
+        shard.evict()
+        self._shard_states[shard_id] = _ShardState.REMOTE
+        return DataError(f"{name} can't be fetched from {stream.remote}: {first_line(error)}")
+
+
+def first_line(error: Any) -> str:
+    """The first line of an error's text, or its type's name where it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,89 @@
+"""A dataset that lies elsewhere: what it says of itself is fetched first; Streaming fetches shards as they are used."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError
+from data.manifest import FILE, INDEX, Manifest, file_sizes, split_folders, verify_index
+
+
+def fetch(remote: str, folder: Path) -> Manifest:
+    """Brings the manifest and the indexes of the dataset at `remote` into `folder`, which caches its shards.
+
+    A shard that lies there in another size was being fetched when a run was killed; it is deleted.
+
+    Args:
+        remote: anything that Streaming fetches from: s3://..., gs://..., oci://..., hf://..., a path, and so on.
+
+    Raises:
+        DataError: the remote can't be reached or lacks a file, or the folder caches another dataset.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as temporary:
+            manifest = fetch_manifest(remote, folder, Path(temporary))
+            for split_folder, record in split_folders(folder, manifest):
+                if not (split_folder / INDEX).exists():
+                    place = split_folder.relative_to(folder).as_posix()
+                    split_folder.mkdir(parents=True, exist_ok=True)
+                    download(f"{remote.rstrip('/')}/{place}/{INDEX}", Path(temporary, place, INDEX)).replace(
+                        split_folder / INDEX
+                    )
+                entries = verify_index(split_folder, record)
+                if os.environ.get("LOCAL_RANK", "0") == "0":
+                    drop_half_fetched(split_folder, entries)
+    except OSError as error:
+        raise DataError(f"{folder} can't be used as a cache: {error.strerror or error}") from None
+    return manifest
+
+
+def fetch_manifest(remote: str, folder: Path, temporary: Path) -> Manifest:
+    """The remote's manifest, also written into `folder`, unless another one is there."""
+    fetched = download(f"{remote.rstrip('/')}/{FILE}", temporary / FILE)
+    try:
+        manifest = Manifest.read(temporary)
+    except DataError as error:
+        raise DataError(str(error).replace(str(temporary), remote)) from None
+    if (folder / FILE).exists() and fingerprint_in(folder / FILE) != manifest.fingerprint:
+        raise DataError(
+            f"{folder} holds shards of another dataset than the one at {remote}; delete it, or name another folder"
+        )
+    fetched.replace(folder / FILE)
+    return manifest
+
+
+def fingerprint_in(path: Path) -> str | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("fingerprint")
+    except ValueError:
+        return None
+
+
+def download(remote: str, local: Path) -> Path:
+    """Fetches one file.
+
+    Raises:
+        DataError: for whatever reason that does not work.
+    """
+    from streaming.base.storage import CloudDownloader  # imports torch: seconds, only where a remote is named
+
+    try:
+        CloudDownloader.direct_download(remote, str(local))
+    except Exception as error:  # each kind of remote has its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"can't fetch {remote}: {reason}") from None
+    return local
+
+
+def drop_half_fetched(folder: Path, entries: list[dict[str, Any]]) -> None:
+    """Deletes shard files of another size than the index says."""
+    sizes = file_sizes(folder)
+    for entry in entries:
+        for file in (entry["raw_data"], entry["zip_data"]):
+            if file is not None and sizes.get(file["basename"], file["bytes"]) != file["bytes"]:
+                (folder / file["basename"]).unlink(missing_ok=True)

@@ -1,0 +1,53 @@
+"""Small real MDS datasets for tests, and plans of them. Row r of domain d holds d, r and what follows from both."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from streaming import MDSWriter
+
+from data.mixture.plan import Plan
+from data.mixture.schedule import Schedule, ScheduleAnchor, quantise
+
+LENGTH = 8
+
+
+def write_domains(root: Path, rows: Mapping[str, int], rows_per_shard: int, **options: Any) -> list[Path]:
+    """Writes each domain into ROOT/DOMAIN and returns the folders."""
+    for number, (name, count) in enumerate(rows.items()):
+        settings = {"columns": {"tokens": f"ndarray:uint16:{LENGTH}"}, "hashes": ["xxh64"], **options}
+        size_limit = bytes_of_shard(rows_per_shard, settings["columns"])
+        with MDSWriter(out=str(root / name), size_limit=size_limit, **settings) as writer:
+            for row in range(count):
+                writer.write({"tokens": tokens_of(np.array([number]), np.array([row]))[0].astype(np.uint16)})
+    return [root / name for name in rows]
+
+
+def bytes_of_shard(rows: int, columns: Mapping[str, str]) -> int:
+    """A size limit under which MDSWriter puts about so many rows into a shard."""
+    return 400 + rows * (4 + 2 * LENGTH)
+
+
+def tokens_of(domain: NDArray[Any], row: NDArray[Any]) -> NDArray[np.int64]:
+    """[n, LENGTH] the tokens of these rows."""
+    columns = [domain, row, domain + row, *(row * k % 251 for k in range(3, LENGTH))]
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def shard_rows(folder: Path) -> list[int]:
+    return [shard["samples"] for shard in json.loads((folder / "index.json").read_text())["shards"]]
+
+
+def plan_of(
+    folders: Sequence[Path], anchors: Mapping[int, Sequence[float]], ramp: str = "step", seed: int = 17
+) -> Plan:
+    """A plan of these folders, a domain each, with the given weights from each anchor on."""
+    domains = tuple(folder.name for folder in folders)
+    points = [
+        ScheduleAnchor(at, quantise(dict(zip(domains, weights, strict=True)), domains), ramp if at else "step")
+        for at, weights in anchors.items()
+    ]
+    return Plan(Schedule(domains, tuple(points)), {folder.name: shard_rows(folder) for folder in folders}, seed=17)
