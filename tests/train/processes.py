@@ -58,7 +58,7 @@ def child(arguments: list[str], log: str, rank: int, ranks: int, port: int, befo
         MASTER_PORT=str(port),
         OMP_NUM_THREADS="1",
     )
-    # As in a process that a user starts: a dataloader worker watches its parent, which must be the run and not the server.
+    # As where a user starts it: a dataloader worker watches its parent, which must be the run and not the server.
     multiprocessing.set_start_method("fork", force=True)
     import torch
 
