@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -10,11 +11,10 @@ from data.manifest import Manifest
 from data.mixture.plan import Plan
 from data.mixture.schedule import WEIGHT_UNIT, Schedule
 from train.curriculum_limits import NothingLeft, reallocate, used_up
-from train.curriculum_shares import exact
-from train.curriculum_spans import read_spans, train_samples
+from train.curriculum_spans import read_spans, whole_samples
 from train.errors import CurriculumError
 from train.recipe import Recipe
-from train.words import plural, short
+from train.words import join_words, plural, short
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,13 @@ def build_plan(recipe: Recipe, manifest: Manifest) -> Plan:
         CurriculumError: as `resolve_curriculum`.
     """
     schedule = build_schedule(recipe, manifest)
-    splits = {domain: manifest.domains[domain].splits["train"] for domain in schedule.domains}
-    rows = {domain: [shard.samples for shard in split.shards] for domain, split in splits.items()}
-    return Plan(schedule, rows, recipe.curriculum.seed)
+    return Plan(schedule, shard_rows(manifest, schedule.domains), recipe.curriculum.seed)
+
+
+def shard_rows(manifest: Manifest, domains: Iterable[str]) -> dict[str, list[int]]:
+    """For each of these domains, the training samples of its shards in order."""
+    splits = {domain: manifest.domains[domain].splits["train"] for domain in domains}
+    return {domain: [shard.samples for shard in split.shards] for domain, split in splits.items()}
 
 
 def build_schedule(recipe: Recipe, manifest: Manifest) -> Schedule:
@@ -66,14 +70,12 @@ def resolve_curriculum(recipe: Recipe, manifest: Manifest) -> ResolvedCurriculum
     domains = tuple(dict.fromkeys(domain for span in spans for domain in span.domains))
     schedule = Schedule(domains, tuple(span.anchor(domains) for span in spans))
     most = recipe.curriculum.most_epochs(domains)
-    rows = {domain: train_samples(manifest, domain) for domain in domains}
-    limits = {domains.index(domain): math.floor(exact(most[domain]) * rows[domain]) for domain in most}
+    limits = {domains.index(domain): whole_samples(manifest, domain, epochs) for domain, epochs in most.items()}
     end = recipe.steps * recipe.global_train_batch_size
     if recipe.curriculum.when_used_up == "error":
-        for sample, number in used_up(schedule, limits, end):
-            asked = Fraction(schedule.target(end)[number], WEIGHT_UNIT)
-            more = math.ceil(asked - limits[number])
-            raise used_up_error(recipe, domains[number], sample, float(asked / rows[domains[number]]), more)
+        if over := used_up(schedule, limits, end):
+            sample, number = over[0]
+            raise used_up_error(recipe, manifest, domains[number], sample, schedule.target(end)[number])
         return ResolvedCurriculum(schedule, [])
 
     def fixed_at(sample: int) -> frozenset[int]:
@@ -83,13 +85,16 @@ def resolve_curriculum(recipe: Recipe, manifest: Manifest) -> ResolvedCurriculum
     try:
         schedule, ends = reallocate(schedule, limits, fixed_at, end)
     except NothingLeft as nothing:
-        raise nothing_left_error(recipe, domains[nothing.gone], nothing.sample) from None
+        raise nothing_left_error(recipe, [domains[number] for number in nothing.gone], nothing.sample) from None
     found = [(sample, domains[number]) for number, sample in ends.items()]
     return ResolvedCurriculum(schedule, [Exhaustion(domain, sample, most[domain]) for sample, domain in sorted(found)])
 
 
-def used_up_error(recipe: Recipe, domain: str, sample: int, epochs: float, more: int) -> CurriculumError:
-    """`epochs` of the domain are asked for, `more` samples more than its limit, which is reached at `sample`."""
+def used_up_error(recipe: Recipe, manifest: Manifest, domain: str, sample: int, asked: int) -> CurriculumError:
+    """The domain has its limit at `sample`, and `asked` (in samples / WEIGHT_UNIT) is more than that."""
+    most = recipe.curriculum.most_epochs([domain])[domain]
+    more = math.ceil(Fraction(asked, WEIGHT_UNIT)) - whole_samples(manifest, domain, most)
+    epochs = asked / WEIGHT_UNIT / whole_samples(manifest, domain, 1)
     return CurriculumError(
         limit_key(recipe, domain),
         f"{domain} is used up {moment(recipe, sample)}: the curriculum asks for {epochs:.4g} epochs of it, "
@@ -98,11 +103,12 @@ def used_up_error(recipe: Recipe, domain: str, sample: int, epochs: float, more:
     )
 
 
-def nothing_left_error(recipe: Recipe, domain: str, sample: int) -> CurriculumError:
+def nothing_left_error(recipe: Recipe, gone: Sequence[str], sample: int) -> CurriculumError:
+    are = "are" if len(gone) > 1 else "is"
     return CurriculumError(
-        limit_key(recipe, domain),
-        f"{domain} is used up, and {moment(recipe, sample)} no other domain has a weight that could grow in its place; "
-        "ask for less of it, allow more, or give another domain a weight",
+        "curriculum.max_epochs",
+        f"{join_words(sorted(gone))} {are} used up, and {moment(recipe, sample)} no other domain has a weight that "
+        "could grow in its place; ask for less of it, allow more, or give another domain a weight",
     )
 
 

@@ -22,10 +22,10 @@ SHORTEST_PIECE = 16  # samples
 
 
 class NothingLeft(Exception):
-    """At `sample` no other domain could take the place of `gone`."""
+    """At `sample` no other domain could take the place of those that are `gone`."""
 
-    def __init__(self, gone: int, sample: int) -> None:
-        super().__init__(f"nothing can take the place of domain {gone} at sample {sample}")
+    def __init__(self, gone: frozenset[int], sample: int) -> None:
+        super().__init__(f"nothing can take the place of domains {sorted(gone)} at sample {sample}")
         self.gone = gone
         self.sample = sample
 
@@ -46,7 +46,7 @@ def used_up(schedule: Schedule, limits: Mapping[int, int], end: int) -> list[tup
 
 
 def reallocate(
-    schedule: Schedule, limits: Mapping[int, int], fixed_at: FixedAt, end: int
+    plain: Schedule, limits: Mapping[int, int], fixed_at: FixedAt, end: int
 ) -> tuple[Schedule, dict[int, int]]:
     """The schedule that asks for no more than the limits before sample `end`, and where each domain ends that reaches
     its own: its weight is 0 from there on, and the others share it in proportion to theirs.
@@ -54,60 +54,66 @@ def reallocate(
     Raises:
         NothingLeft: no other domain has a weight that may grow.
     """
+    schedule = plain
     ends: dict[int, int] = {}
     while over := used_up(schedule, limits, end):
         sample, gone = over[0]
         straight = straightened(schedule, sample)
         if straight == schedule:
-            schedule, ends[gone] = without(schedule, gone, sample, fixed_at), sample
+            ends[gone] = sample
+            schedule = continued(schedule, sample, plain, frozenset(ends), fixed_at)
         else:  # which moves the targets a little: look again
             schedule = straight
     return schedule, ends
 
 
-def without(schedule: Schedule, gone: int, sample: int, fixed_at: FixedAt) -> Schedule:
-    """The schedule with no weight for domain `gone` from `sample` on; the ramps after it are straight already."""
+def continued(schedule: Schedule, sample: int, plain: Schedule, gone: frozenset[int], fixed_at: FixedAt) -> Schedule:
+    """`schedule` up to `sample`, and from there on `plain` without the domains that are gone.
+
+    A ramp that is cut at `sample` is straight, and keeps its way up to the sample before.
+    """
 
     def weights_at(at: int) -> Weights:
-        return passed_on(schedule, gone, at, fixed_at(at))
+        return passed_on(plain, at, gone, fixed_at(at))
 
     anchors = [anchor for anchor in schedule.anchors if anchor.at < sample]
-    coming = [anchor for anchor in schedule.anchors if anchor.at >= sample]
-    if coming and coming[0].ramp != "step" and anchors[-1].at < sample - 1:
-        anchors.append(ScheduleAnchor(sample - 1, schedule.weights_at(sample - 1), coming[0].ramp))
+    here = schedule.anchors[len(anchors) :]
+    if here and here[0].ramp != "step" and anchors[-1].at < sample - 1:
+        anchors.append(ScheduleAnchor(sample - 1, schedule.weights_at(sample - 1), "linear"))
     anchors.append(ScheduleAnchor(sample, weights_at(sample)))
-    for anchor in coming:
+    for anchor in plain.anchors:
         if anchor.at > sample:
             arrival = replace(anchor, weights=weights_at(anchor.at))
-            anchors += [arrival] if anchor.ramp == "step" else straight_pieces(weights_at, anchors[-1], arrival)
+            ramp_start = plain.weights_at(anchors[-1].at)
+            unchanged = not any(ramp_start[domain] or anchor.weights[domain] for domain in gone)
+            if anchor.ramp == "step" or unchanged:
+                anchors.append(arrival)
+            else:
+                anchors += straight_pieces(weights_at, anchors[-1], replace(arrival, ramp="linear"))
     return replace(schedule, anchors=tuple(anchors))
 
 
-def passed_on(schedule: Schedule, gone: int, sample: int, fixed: frozenset[int]) -> Weights:
-    """The weights at `sample` with that of domain `gone` shared out among the others."""
+def passed_on(schedule: Schedule, sample: int, gone: frozenset[int], fixed: frozenset[int]) -> Weights:
+    """The weights at `sample`, where those of the domains that are gone are shared out among the others."""
     weights = schedule.weights_at(sample)
-    if not weights[gone]:
+    freed = sum(weights[domain] for domain in gone)
+    if not freed:
         return weights
-    takers = [domain for domain, weight in enumerate(weights) if weight and domain != gone and domain not in fixed]
+    takers = [domain for domain, weight in enumerate(weights) if weight and domain not in gone | fixed]
     if not takers:
         raise NothingLeft(gone, sample)
     to_takers = sum(weights[domain] for domain in takers)
-    growth = Fraction(to_takers + weights[gone], to_takers)
-    shares = {name: Fraction(weights[domain]) for domain, name in enumerate(schedule.domains) if domain != gone}
-    shares.update({schedule.domains[domain]: weights[domain] * growth for domain in takers})
+    shares = {name: Fraction(weights[domain]) for domain, name in enumerate(schedule.domains) if domain not in gone}
+    for domain in takers:
+        shares[schedule.domains[domain]] *= Fraction(to_takers + freed, to_takers)
     return quantise(shares, schedule.domains)
 
 
-def straightened(schedule: Schedule, after: int) -> Schedule:
-    """The schedule with straight pieces in place of the cosines that end after sample `after`."""
+def straightened(schedule: Schedule, sample: int) -> Schedule:
+    """The schedule with straight pieces in place of the cosine on which `sample` lies, if it lies on one."""
     anchors = list(schedule.anchors[:1])
     for anchor in schedule.anchors[1:]:
-        if anchor.ramp == "cosine" and anchor.at > after:
-            # From the middle: there the curve meets the straight line from end to end.
-            middle = (anchors[-1].at + anchor.at) // 2
-            centre = ScheduleAnchor(middle, schedule.weights_at(middle), "linear")
-            if middle > anchors[-1].at:
-                anchors += straight_pieces(schedule.weights_at, anchors[-1], centre)
+        if anchor.ramp == "cosine" and anchors[-1].at < sample <= anchor.at:
             anchors += straight_pieces(schedule.weights_at, anchors[-1], replace(anchor, ramp="linear"))
         else:
             anchors.append(anchor)
@@ -116,11 +122,18 @@ def straightened(schedule: Schedule, after: int) -> Schedule:
 
 def straight_pieces(weights_at: WeightsAt, first: ScheduleAnchor, last: ScheduleAnchor) -> list[ScheduleAnchor]:
     """Anchors after `first` up to `last` between which the curve `weights_at` is as good as straight."""
-    middle = (first.at + last.at) // 2
-    centre = ScheduleAnchor(middle, weights_at(middle), "linear")
-    way = Fraction(middle - first.at, last.at - first.at)
-    ends = zip(first.weights, last.weights, strict=True)
-    off = max(abs(a + (b - a) * way - here) for (a, b), here in zip(ends, centre.weights, strict=True))
-    if off <= TOLERANCE or last.at - first.at <= SHORTEST_PIECE:
+    length = last.at - first.at
+    quarters = [
+        ScheduleAnchor(first.at + length * k // 4, weights_at(first.at + length * k // 4), "linear") for k in (1, 2, 3)
+    ]
+    if length <= SHORTEST_PIECE or all(distance(first, last, point) <= TOLERANCE for point in quarters):
         return [last]
-    return straight_pieces(weights_at, first, centre) + straight_pieces(weights_at, centre, last)
+    middle = quarters[1]
+    return straight_pieces(weights_at, first, middle) + straight_pieces(weights_at, middle, last)
+
+
+def distance(first: ScheduleAnchor, last: ScheduleAnchor, point: ScheduleAnchor) -> Fraction:
+    """How far any weight of a point is from the straight line between two others."""
+    way = Fraction(point.at - first.at, last.at - first.at)
+    weights = zip(first.weights, last.weights, point.weights, strict=True)
+    return max(abs(before + (after - before) * way - here) for before, after, here in weights)

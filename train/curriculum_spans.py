@@ -63,15 +63,15 @@ def read_spans(recipe: Recipe, manifest: Manifest) -> list[Span]:
 
 
 def epoch_weights(key: str, epochs: Mapping[str, float], length: int, manifest: Manifest) -> dict[str, Fraction]:
-    """The weights that give each domain its epochs in `length` samples, rounded down to whole units.
+    """The weights that give each domain the whole samples of its epochs in `length` samples.
 
-    Rounded down, so that a domain's epochs are never more than a `max_epochs` of the same number.
+    They are rounded down, so that a domain's epochs are never more than a `max_epochs` of the same number.
     """
-    samples = {domain: exact(count) * train_samples(manifest, domain) for domain, count in epochs.items()}
+    samples = {domain: whole_samples(manifest, domain, count) for domain, count in epochs.items()}
     if sum(samples.values()) > length:
         asked = join_words([f"{count:g} epochs of {domain}" for domain, count in epochs.items()])
         there = f"and up to the next anchor, or the run's end, there are {max(0, length):,}"
-        raise CurriculumError(key, f"{asked} are {math.ceil(sum(samples.values())):,} samples, {there}")
+        raise CurriculumError(key, f"{asked} are {sum(samples.values()):,} samples, {there}")
     return {domain: Fraction(count * WEIGHT_UNIT // length, WEIGHT_UNIT) for domain, count in samples.items()}
 
 
@@ -87,5 +87,6 @@ def read_shares(key: str, anchor: AnchorConfig, recipe: Recipe, manifest: Manife
     return tempered(tokens, anchor.temperature)
 
 
-def train_samples(manifest: Manifest, domain: str) -> int:
-    return manifest.domains[domain].splits["train"].samples
+def whole_samples(manifest: Manifest, domain: str, epochs: float) -> int:
+    """Samples that are drawn in so many epochs of the domain."""
+    return math.floor(exact(epochs) * manifest.domains[domain].splits["train"].samples)
