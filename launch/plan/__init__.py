@@ -9,14 +9,18 @@ from pathlib import Path
 
 from rich.console import Console
 
+from data.manifest import Manifest
+from data.mixture.plan import Plan
 from launch.plan.samples import print_samples, read_range
 from launch.plan.tables import show
 from train.curriculum import build_plan
 from train.errors import RecipeError
+from train.history import continue_run
 from train.inputs import read_run
 from train.patience import patient, silent
 from train.plan.page import write_page
-from train.plan.summary import summarise
+from train.plan.summary import count_ahead, summarise
+from train.recipe import Recipe
 from train.run_directory import RunDirectory
 
 
@@ -34,10 +38,11 @@ def plan_command(path: Path, overrides: Sequence[str], *, as_json: bool, samples
     if html is not None and (as_json or samples):
         raise RecipeError("--html writes a page and prints nothing else; leave out --json and --samples")
     recipe, manifest = read_run(path, overrides)
-    plan = build_plan(recipe, manifest)
+    plan = plan_of(recipe, manifest)
     say = patient(lambda line: print(f"plan: {line}", file=sys.stderr, flush=True))
     if samples is not None:
         start, stop = read_range(samples, recipe)
+        count_ahead(plan, recipe, start, say)
         print_samples(plan, start, stop, as_json=as_json, say=silent if sys.stdout.isatty() else say)
         return 0
     summary = summarise(recipe, manifest, plan, say)
@@ -50,3 +55,14 @@ def plan_command(path: Path, overrides: Sequence[str], *, as_json: bool, samples
     else:
         show(summary, plan, Console(highlight=False))
     return 0
+
+
+def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
+    """What `brickyard train` would follow: if the run has begun, what it has delivered counts."""
+    run = RunDirectory.of(recipe)
+    try:
+        run.check_same_run(recipe, manifest)
+        return continue_run(run, recipe, manifest)[0]
+    except RecipeError as refusal:
+        print(f"plan: this is how a new run would go, which `brickyard train` would refuse: {refusal}", file=sys.stderr)
+        return build_plan(recipe, manifest)

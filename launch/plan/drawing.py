@@ -92,7 +92,7 @@ def marks(domains: Sequence[str]) -> list[str]:
 
 def legend(plan: Plan, samples: int, coloured: bool) -> list[Text]:
     """A line for each domain, in the drawing's order: its colour or letter, and its weight at first and at the end."""
-    names = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..." for name in plan.domains]
+    names = [name if len(name) <= LONGEST_NAME else f"{name[:6]}...{name[-7:]}" for name in plan.domains]
     width = max(map(len, names))
     lines = []
     for number, (name, mark) in enumerate(zip(names, marks(plan.domains), strict=True)):

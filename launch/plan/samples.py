@@ -24,16 +24,15 @@ def read_range(text: str, recipe: Recipe) -> tuple[int, int]:
     Raises:
         RecipeError: it is no such range, or goes beyond the run.
     """
-    end = recipe.steps * recipe.global_train_batch_size
     first, colon, last = text.partition(":")
     try:
-        start, stop = read_place(first or "0", recipe), read_place(last or str(end), recipe)
+        start, stop = read_place(first or "0", recipe), read_place(last or str(recipe.end), recipe)
     except ValueError:
         colon = ""
     if not colon:
         raise RecipeError(f"--samples {text}: expected a range such as 0:20, 1.5M:1_500_020 or 10ba:11ba")
-    if not start < stop <= end:
-        raise RecipeError(f"--samples {text}: expected A below B, and B at most {end:,}, where the run ends")
+    if not start < stop <= recipe.end:
+        raise RecipeError(f"--samples {text}: expected A below B, and B at most {recipe.end:,}, where the run ends")
     return start, stop
 
 
@@ -73,8 +72,8 @@ def json_lines(plan: Plan) -> Lines:
 def table_lines(plan: Plan, stop: int) -> tuple[str, Lines]:
     """The heading, and what makes lines of samples before `stop` below it."""
     most_rows = max(order.row_count for order in plan.orders)
-    delivered = zip(plan.orders, plan.delivered(stop), strict=True)
-    most_epochs = max(int(count) // order.row_count for order, count in delivered)
+    asked = (plan.asked(0, stop) * stop).tolist()  # quicker than what is delivered, and never far from it
+    most_epochs = max(1 + int(count) // order.row_count for order, count in zip(plan.orders, asked, strict=True))
     by_sample, by_row = max(len("sample"), len(str(stop - 1))), max(len("row"), len(str(most_rows - 1)))
     by_epoch, by_domain = max(len("epoch"), len(str(most_epochs))), max(len("domain"), *map(len, plan.domains))
 

@@ -14,14 +14,14 @@ LISTED = 3  # of many repeats the first few are listed, and the last
 
 def repeats(plan: Plan, recipe: Recipe, domain: int, samples: int) -> dict[str, Any]:
     """How often a domain (its number) begins anew in the run, in which it gives `samples` samples, and where."""
-    end = recipe.steps * recipe.global_train_batch_size
     rows = plan.orders[domain].row_count
     count = max(0, samples - 1) // rows
     listed = [epoch for epoch in range(1, count + 1) if epoch <= LISTED or epoch == count]
     return {
         "count": count,
         "begin": [
-            {"epoch": epoch, **place_of(recipe, sample_of_draw(plan, domain, epoch * rows, end))} for epoch in listed
+            {"epoch": epoch, **place_of(recipe, sample_of_draw(plan, domain, epoch * rows, recipe.end))}
+            for epoch in listed
         ],
     }
 

@@ -110,10 +110,9 @@ def times(count: int) -> str:
 
 
 def spans(summary: Summary) -> Section:
+    gone = " and the places where a domain is used up" if summary["used_up"] else ""
     tables = "\n".join(span_table(summary, span) for span in shown_spans(summary))
-    answer = (
-        f"{plural(len(shown_spans(summary)), 'span')} from anchor to anchor, with the weights and epochs at both ends."
-    )
+    answer = f"Between the anchors{gone}, with the weights and the epochs at both ends."
     return Section("spans", "When?", answer, below=f'<div class="plots">{tables}</div>')
 
 

@@ -25,18 +25,17 @@ STRETCHES = 50  # that the samples are counted in, so that something can be said
 
 def summarise(recipe: Recipe, manifest: Manifest, plan: Plan, say: Say = silent) -> dict[str, Any]:
     """What a run of this recipe will read: totals, domains, spans, repeats, shards. `say` hears how far it is."""
-    end = recipe.steps * recipe.global_train_batch_size
     parameters = count_parameters(recipe.model)
     used_up = exhaustions(recipe, manifest)
-    count_ahead(plan, recipe, end, say)
-    delivered = plan.delivered(end).tolist()
+    count_ahead(plan, recipe, recipe.end, say)
+    delivered = plan.delivered(recipe.end).tolist()
     return {
         "run_name": recipe.run_name,
         "dataset": manifest.fingerprint,
         "plan": plan.fingerprint,
         "steps": recipe.steps,
-        "samples": end,
-        "tokens": end * recipe.max_seq_len,
+        "samples": recipe.end,
+        "tokens": recipe.end * recipe.max_seq_len,
         "tokens_per_step": recipe.step_tokens,
         "parameters": parameters.total,
         "active_parameters": parameters.active,
@@ -47,18 +46,18 @@ def summarise(recipe: Recipe, manifest: Manifest, plan: Plan, say: Say = silent)
         "domains": domain_totals(plan, recipe, delivered, say),
         "unread_domains": [domain for domain in manifest.domains if domain not in plan.domains],
         "spans": [
-            span_totals(plan, recipe, first, last) for first, last in itertools.pairwise(edges(recipe, used_up, end))
+            span_totals(plan, recipe, first, last) for first, last in itertools.pairwise(edges(recipe, plan, used_up))
         ],
         "used_up": [
             {"domain": gone.domain, "max_epochs": gone.max_epochs, **place_of(recipe, gone.sample)} for gone in used_up
         ],
         "shards": shards_to_read(recipe, manifest, plan, delivered),
-        "warnings": list(warnings(recipe, used_up, end)),
+        "warnings": list(warnings(recipe, used_up)),
     }
 
 
 def count_ahead(plan: Plan, recipe: Recipe, end: int, say: Say) -> None:
-    """Let the plan work out where it stands up to `end`; it remembers, and every later question is quick."""
+    """Let the plan work out where it stands up to sample `end`; it remembers, and later questions are quick."""
     for sample in np.linspace(0, end, STRETCHES, dtype=np.int64).tolist():
         plan.delivered(sample)
         say(f"{short(sample * recipe.max_seq_len)} of {short(end * recipe.max_seq_len)} tokens counted")
@@ -69,10 +68,10 @@ def anchors(recipe: Recipe) -> list[tuple[int, str]]:
     return [(recipe.samples(anchor.at), anchor.ramp) for anchor in recipe.curriculum.anchors]
 
 
-def edges(recipe: Recipe, used_up: Sequence[Exhaustion], end: int) -> list[int]:
-    """Where the run's spans begin and end: at its anchors, and where a domain is used up."""
-    inside = [at for at, _ in anchors(recipe)] + [gone.sample for gone in used_up]
-    return sorted({0, end, *(at for at in inside if at < end)})
+def edges(recipe: Recipe, plan: Plan, used_up: Sequence[Exhaustion]) -> list[int]:
+    """Where the run's spans begin and end: at its anchors, where its curriculum changed, where a domain is used up."""
+    inside = [at for at, _ in anchors(recipe)] + [era.start for era in plan.eras] + [gone.sample for gone in used_up]
+    return sorted({0, recipe.end, *(at for at in inside if at < recipe.end)})
 
 
 def shown_spans(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,165 @@
+"""What a plan comes to, held against the plan's own samples, one by one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.manifest import folder_of
+from data.mixture.plan import Plan
+from train.curriculum import build_plan
+from train.inputs import read_run
+from train.plan.summary import summarise
+
+SEQ_LEN, BATCH = 10, 8
+SHARDS = {"web": [50] * 40, "code": [30] * 20, "math": [7, 11]}
+ANCHORS = [
+    {"at": "0tok", "weights": {"web": 0.7, "code": 0.3}},
+    {"at": "4000tok", "weights": {"web": 0.2, "code": 0.3, "math": 0.5}, "ramp": "cosine"},
+    {"at": "6000tok", "weights": {"web": 0.9, "code": 0.05, "math": 0.05}},
+]
+
+WriteRun = Callable[..., Path]
+
+
+def summary_of(path: Path, *overrides: str) -> tuple[dict[str, Any], Plan]:
+    recipe, manifest = read_run(path, overrides)
+    plan = build_plan(recipe, manifest)
+    return summarise(recipe, manifest, plan), plan
+
+
+def test_totals_and_spans_are_the_samples_counted(write_run: WriteRun) -> None:
+    summary, plan = summary_of(write_run(SHARDS, ANCHORS))
+    drawn = plan[0:800]["domain"]
+    assert [span["from_tokens"] for span in summary["spans"]] == [0, 4000, 6000]
+    assert [span["to_tokens"] for span in summary["spans"]] == [4000, 6000, 8000]
+    for number, (name, domain) in enumerate(summary["domains"].items()):
+        count, rows = np.count_nonzero(drawn == number), sum(SHARDS[name])
+        assert (domain["samples"], domain["tokens"], domain["rows"]) == (count, count * SEQ_LEN, rows)
+        assert (domain["share"], domain["epochs"]) == (count / 800, count / rows)
+        for span in summary["spans"]:
+            first, last = span["from_tokens"] // SEQ_LEN, span["to_tokens"] // SEQ_LEN
+            part = span["domains"][name]
+            assert part["tokens"] == np.count_nonzero(drawn[first:last] == number) * SEQ_LEN
+            assert part["epochs_from"] == np.count_nonzero(drawn[:first] == number) / rows
+            assert part["epochs_to"] == np.count_nonzero(drawn[:last] == number) / rows
+    weights = summary["spans"][0]["domains"]["math"]
+    assert weights["weight_from"] == 0 and 0.49 < weights["weight_to"] < 0.5  # a sample before the anchor
+    assert summary["anchors"][2]["weights"] == pytest.approx({"web": 0.9, "code": 0.05, "math": 0.05})
+    assert [(anchor["tokens"], anchor["step"], anchor["ramp"]) for anchor in summary["anchors"]] == [
+        (0, 1, "step"),
+        (4000, 51, "cosine"),
+        (6000, 76, "step"),
+    ]
+
+
+def test_every_repeat_is_where_the_plan_begins_an_epoch(write_run: WriteRun) -> None:
+    summary, plan = summary_of(write_run(SHARDS, ANCHORS, max_duration="300ba"))
+    samples = plan[0:2400]
+    for number, domain in enumerate(summary["domains"].values()):
+        epochs = samples["epoch"][samples["domain"] == number]
+        begun = {
+            epoch: int(samples["sample"][(samples["domain"] == number) & (samples["epoch"] == epoch)][0])
+            for epoch in range(1, epochs.max() + 1)
+        }
+        assert domain["repeats"]["count"] == len(begun)
+        for place in domain["repeats"]["begin"]:
+            assert place["sample"] == begun[place["epoch"]]
+            assert (place["tokens"], place["step"]) == (place["sample"] * SEQ_LEN, place["sample"] // BATCH + 1)
+    assert summary["domains"]["web"]["repeats"] == {"count": 0, "begin": []}
+    math = summary["domains"]["math"]["repeats"]
+    assert math["count"] > 5
+    assert [place["epoch"] for place in math["begin"]] == [1, 2, 3, math["count"]]
+
+
+def test_a_domain_read_to_its_last_row_has_not_begun_anew(write_run: WriteRun) -> None:
+    path = write_run({"web": [400], "code": [400]}, [{"at": "0tok", "weights": {"web": 0.5, "code": 0.5}}])
+    for steps, count in ((100, 0), (101, 1)):
+        summary, _ = summary_of(path, f"max_duration={steps}ba")
+        assert {domain["repeats"]["count"] for domain in summary["domains"].values()} == {count}
+
+
+def test_the_shards_that_are_read(write_run: WriteRun) -> None:
+    summary, plan = summary_of(write_run(SHARDS, ANCHORS, max_duration="60ba"))
+    samples = plan[0:480]
+    for number, (name, part) in enumerate(summary["shards"]["domains"].items()):
+        row = samples["row"][(samples["domain"] == number)]
+        shards = set(np.searchsorted(np.cumsum(SHARDS[name]), row, side="right").tolist())
+        touched = plan.orders[number].shards_touched(len(row))
+        assert shards <= set(touched.tolist())
+        assert len(touched) < len(shards) + 8  # a group of shards is shuffled together, and counts as a whole
+        assert part["shards"] == len(touched)
+        assert part["of_shards"] == len(SHARDS[name])
+        assert part["bytes"] == sum(4 * SEQ_LEN * SHARDS[name][shard] for shard in touched)
+    assert summary["shards"]["domains"]["web"]["shards"] < 40  # not the whole of it
+    assert summary["shards"]["heldout"]["shards"] == 3
+    parts = [*summary["shards"]["domains"].values(), summary["shards"]["heldout"]]
+    assert summary["shards"]["bytes"] == sum(part["bytes"] for part in parts)
+    assert summary["shards"]["bytes_to_download"] == 0
+
+
+def test_shards_that_are_not_here_have_to_be_downloaded(write_run: WriteRun) -> None:
+    recipe, manifest = read_run(write_run(SHARDS, ANCHORS), [])
+    plan = build_plan(recipe, manifest)
+    web = Path(recipe.dataset.path) / folder_of("web", "train")
+    code = Path(recipe.dataset.path) / folder_of("code", "heldout")
+    read = plan.orders[0].shards_touched(int(plan.delivered(recipe.end)[0])).tolist()
+    unread = sorted(set(range(40)) - set(read))
+    for shard in (*read[:3], unread[0]):
+        (web / f"shard.{shard:05}.mds").unlink()
+    (code / "shard.00000.mds").unlink()
+    shards = summarise(recipe, manifest, plan)["shards"]
+    assert shards["domains"]["web"]["bytes_to_download"] == 3 * 50 * SEQ_LEN * 4
+    assert shards["heldout"]["bytes_to_download"] == 2 * SEQ_LEN * 4
+    assert shards["bytes_to_download"] == (3 * 50 + 2) * SEQ_LEN * 4
+
+
+def test_what_runs_out_is_said(write_run: WriteRun) -> None:
+    limits = {"anchors": ANCHORS, "max_epochs": {"math": 3}, "when_used_up": "reallocate"}
+    summary, plan = summary_of(write_run(SHARDS, ANCHORS, curriculum=limits))
+    (gone,) = summary["used_up"]
+    last = plan[0:800]["sample"][plan[0:800]["domain"] == plan.domains.index("math")][-1]
+    assert (gone["domain"], gone["max_epochs"]) == ("math", 3)
+    assert last < gone["sample"] <= last + BATCH
+    assert gone["sample"] * SEQ_LEN in [span["from_tokens"] for span in summary["spans"]]
+    (warning,) = summary["warnings"]
+    assert "math is used up in step" in warning and "after 3 epochs" in warning
+
+
+@pytest.mark.parametrize(
+    ("anchor", "said"),
+    [
+        ({"at": "9000tok", "ramp": "linear"}, "the run ends at 8K tokens, before the anchor at 9000tok takes over"),
+        ({"at": "8000tok", "ramp": "step"}, "the run ends at 8K tokens, before the anchor at 8000tok takes over"),
+        ({"at": "8000tok", "ramp": "linear"}, None),
+        ({"at": "7990tok", "ramp": "step"}, None),
+    ],
+)
+def test_an_anchor_that_is_never_reached_is_said(write_run: WriteRun, anchor: dict[str, str], said: str | None) -> None:
+    path = write_run(SHARDS, [*ANCHORS, {**anchor, "weights": {"code": 1.0}}])
+    assert summary_of(path)[0]["warnings"] == ([said] if said else [])
+
+
+def test_domains_that_are_not_read_are_said(write_run: WriteRun) -> None:
+    summary, _ = summary_of(write_run({**SHARDS, "books": [5]}, ANCHORS))
+    assert summary["unread_domains"] == ["books"]
+
+
+@pytest.mark.parametrize("tokens", ["20Btok", "12Ttok"])
+def test_twelve_trillion_tokens_of_twenty_domains_in_ten_thousand_shards(write_run: WriteRun, tokens: str) -> None:
+    names = [f"domain-{number}" for number in range(20)]
+    shards = {name: [10_000 + 500 * number] * 500 for number, name in enumerate(names)}
+    first = {name: (1 + number) / 210 for number, name in enumerate(names)}
+    last = dict(zip(names, reversed(first.values()), strict=True))
+    anchors = [{"at": "0tok", "weights": first}, {"at": "1dur", "weights": last, "ramp": "cosine"}]
+    path = write_run(shards, anchors, max_seq_len=4096, max_duration=tokens, global_train_batch_size=2048)
+    summary, plan = summary_of(path)
+    assert sum(domain["samples"] for domain in summary["domains"].values()) == summary["samples"]
+    for number, domain in enumerate(summary["domains"].values()):
+        assert domain["share"] == pytest.approx(1 / 20, abs=1e-3)
+        for place in domain["repeats"]["begin"]:
+            sample = plan.read([place["sample"]])[0]
+            assert (sample["domain"], sample["epoch"]) == (number, place["epoch"])
+            assert plan.delivered(place["sample"])[number] == place["epoch"] * domain["rows"]
