@@ -1,4 +1,4 @@
-"""The commands that people type: brickyard prepare | plan | train | report."""
+"""The commands that people type: brickyard prepare | plan | train | audit | report."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ Pretrain DBRX-class mixture-of-experts models on a curriculum of data.
   brickyard prepare yamls/demo/data.yaml        text -> tokens: an MDS dataset with a manifest
   brickyard plan    yamls/demo/pretrain.yaml    what a run will read, before it is paid for
   brickyard train   yamls/demo/pretrain.yaml    train, or go on from the newest checkpoint
+  brickyard audit   runs/demo                   was the model given what the plan says?
   brickyard report  runs/demo                   a page about the run: loss, mixture, experts, speed
 """
 
@@ -98,6 +99,21 @@ def build_parser() -> argparse.ArgumentParser:
     train = add_command(commands, "train", "train, or go on from the newest checkpoint", "yamls/demo/pretrain.yaml")
     train.set_defaults(run=run_train)
 
+    audit = commands.add_parser(
+        "audit",
+        help="hold what the model was given against the plan",
+        description="Hold the records of a run that was trained with `audit: true` against its plan, and the tokens "
+        "against the dataset's shards: nothing lost, nothing repeated, nothing out of place, however often the run was "
+        "killed and on however many ranks it went on.",
+        epilog="Exit codes: 0 as planned, 1 not as planned (the first discrepancies are named), 2 no run, or one "
+        "without records.",
+    )
+    audit.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the folder of a run, such as runs/demo")
+    audit.add_argument("--no-tokens", action="store_true", help="do not read the dataset; places only")
+    audit.add_argument("--dataset", metavar="DIR", type=Path, help="where the dataset lies now, if it was moved")
+    audit.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    audit.set_defaults(run=run_audit)
+
     report = commands.add_parser(
         "report",
         help="write RUN_DIR/report.html",
@@ -144,6 +160,13 @@ def run_train(options: argparse.Namespace) -> int:
     from launch.train import train_command
 
     return train_command(options.recipe, options.overrides)
+
+
+def run_audit(options: argparse.Namespace) -> int:
+    from launch.audit import audit_command
+
+    tokens = not options.no_tokens
+    return audit_command(options.run_dir, dataset=options.dataset, tokens=tokens, as_json=options.json)
 
 
 def run_report(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ They are in torch's sharded format (torch.distributed.checkpoint), which loads a
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from composer import Callback, Event, Logger, State, Time
@@ -24,13 +25,22 @@ class Checkpointer(Callback):
         interval: optimizer steps between two of them.
         keep_last: the newest this many stay; older ones are removed once a newer one is whole.
         history: the curricula of the run, which each checkpoint holds.
+        before_save: called one after another on every rank before a checkpoint is written.
     """
 
-    def __init__(self, folder: Path, interval: int, keep_last: int, history: History) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        interval: int,
+        keep_last: int,
+        history: History,
+        before_save: Sequence[Callable[[], None]] = (),
+    ) -> None:
         self.folder = folder
         self.interval = interval
         self.keep_last = keep_last
         self.history = history
+        self.before_save = before_save
 
     def init(self, state: State, logger: Logger) -> None:
         if dist.get_global_rank() == 0:
@@ -57,6 +67,8 @@ class Checkpointer(Callback):
 
     def save(self, state: State) -> None:
         """Write this step's checkpoint and drop those that are too old."""
+        for write in self.before_save:
+            write()
         name = name_of(state.timestamp.batch.value)
         partial = self.folder / f"{PARTIAL}{name}"
         written = save_checkpoint(state, str(partial / "__{rank}_0.distcp"))  # in a folder that Composer names

@@ -14,6 +14,7 @@ from composer.utils import dist
 
 from data.manifest import Manifest
 from data.mixture.plan import Plan
+from train.audit.records import FOLDER
 from train.build import (
     build_device,
     build_evaluators,
@@ -21,6 +22,7 @@ from train.build import (
     build_train_data,
     evaluate_every,
 )
+from train.callbacks.audit import AuditRecorder
 from train.callbacks.metrics_file import MetricsFile
 from train.callbacks.randomness import StepSeed
 from train.callbacks.steps import StepRecorder
@@ -97,8 +99,13 @@ def build_trainer(
         console,
         routing_interval=recipe.interval_steps(recipe.eval_interval),
     )
+    audits = [AuditRecorder(run.path / FOLDER, plan, recipe.global_train_batch_size)] if recipe.audit else []
     checkpointer = Checkpointer(
-        run.checkpoints, recipe.interval_steps(recipe.save_interval), recipe.checkpoints.keep_last, history
+        run.checkpoints,
+        recipe.interval_steps(recipe.save_interval),
+        recipe.checkpoints.keep_last,
+        history,
+        before_save=[recorder.flush for recorder in audits],
     )
     return Trainer(
         model=model,
@@ -108,7 +115,14 @@ def build_trainer(
         max_duration=f"{recipe.end}sp",
         optimizers=build_optimizer(model, recipe.optimizer),
         algorithms=clipping,
-        callbacks=[StepSeed(recipe.seed), LearningRate(recipe), recorder, checkpointer, StopOnSignal(checkpointer)],
+        callbacks=[
+            StepSeed(recipe.seed),
+            LearningRate(recipe),
+            recorder,
+            *audits,
+            checkpointer,
+            StopOnSignal(checkpointer),
+        ],
         run_name=recipe.run_name,
         parallelism_config=parallelism(recipe),
         device=device,

@@ -1,0 +1,192 @@
+"""Hold a run's records against its plan: nothing lost, nothing repeated, nothing out of place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.mixture.plan import Plan
+from train.audit.findings import Discrepancy, Findings, Verdict
+from train.audit.records import RECORD, PartFile, Start, UnreadableError, read_part, read_records
+from train.audit.run import RunPlan
+from train.audit.shards import TrainingShards
+from train.audit.starts import RecordedStart
+
+CHUNK = 1 << 17  # samples that are compared at once
+Records = NDArray[np.void]  # of RECORD
+Progress = Callable[[int], None]  # told how many more samples have been compared
+
+
+def audit(run: RunPlan, starts: Sequence[RecordedStart], shards: TrainingShards | None, progress: Progress) -> Verdict:
+    """Compare the records that count with the plan and, if there are `shards`, with the dataset's own tokens."""
+    plan, findings = run.plan, Findings()
+    samples = np.zeros(len(plan.domains), np.int64)
+    position: int | None = None  # the sample that a start must go on from, where it is known
+    if starts[0].step > 0:
+        steps = f"records of steps 1 to {starts[0].step:,}"
+        findings.add("no file", [Discrepancy("the beginning", steps, "none (was it trained with audit: false?)")])
+    else:
+        position = 0
+    for start in starts:
+        if start.last == start.step:
+            continue
+        about = start.start
+        if about is None:
+            findings.add("no file", unreadable_start(start))
+            position = None
+            continue
+        position = about.sample if position is None else position
+        check_start(start, about, position, run.fingerprint_at(position), findings)
+        records = PartRecords(plan, about, findings)
+        for first, last in chunks(start, about.batch):
+            first_sample = position + (first - start.step - 1) * about.batch
+            expected = expected_records(plan, first_sample, first, last, about.batch)
+            placed = compare(plan, expected, records.between(start.parts, first, last), findings)
+            samples += np.bincount(placed["domain"], minlength=len(samples))
+            if shards:
+                compare_tokens(plan, placed, shards, findings)
+            progress(len(expected))
+        position += (start.last - start.step) * about.batch
+    return verdict(plan, starts, samples, shards is not None, findings)
+
+
+def verdict(
+    plan: Plan, starts: Sequence[RecordedStart], samples: NDArray[np.int64], tokens: bool, findings: Findings
+) -> Verdict:
+    beyond = [start.records_beyond() for start in starts]
+    return Verdict(
+        starts=list(starts),
+        samples=dict(zip(plan.domains, samples.tolist(), strict=True)),
+        epochs={order.domain: int(n) / order.row_count for order, n in zip(plan.orders, samples, strict=True)},
+        superseded=sum(beyond[:-1]),
+        unfinished=beyond[-1],
+        tokens=tokens,
+        findings=findings,
+    )
+
+
+def chunks(start: RecordedStart, batch: int) -> Iterator[tuple[int, int]]:
+    """(first step, last step) of stretches of about CHUNK samples that cover the counted steps."""
+    size = max(1, CHUNK // batch)
+    for first in range(start.step + 1, start.last + 1, size):
+        yield first, min(first + size - 1, start.last)
+
+
+# What the starts and their files say of themselves.
+
+
+def unreadable_start(start: RecordedStart) -> Iterator[Discrepancy]:
+    steps = f"records of steps {start.step + 1:,} to {start.last:,}"
+    yield Discrepancy(f"start {start.number}", steps, "no file that can be read")
+
+
+def check_start(start: RecordedStart, about: Start, position: int, fingerprint: str, findings: Findings) -> None:
+    where = f"start {start.number}"
+    if about.plan != fingerprint:
+        findings.add("other plan", [Discrepancy(where, f"plan {fingerprint[:12]}", f"plan {about.plan[:12]}")])
+    if about.sample != position:
+        found = f"a start at sample {about.sample:,}"
+        findings.add("out of place", [Discrepancy(where, f"a start at sample {position:,}", found)])
+    for rank, first, last in start.gaps():
+        steps = f"records of steps {first:,} to {last:,}"
+        missing = Discrepancy(f"{where}, rank {rank} of {about.ranks}", steps, "no file of them")
+        findings.add("no file", [missing])
+
+
+class PartRecords:
+    """The records of a start's files, each file in memory for as long as its steps are looked at."""
+
+    def __init__(self, plan: Plan, start: Start, findings: Findings) -> None:
+        self.domains = {name: number for number, name in enumerate(plan.domains)}
+        self.start = start
+        self.findings = findings
+        self._read: dict[Path, Records] = {}
+
+    def between(self, parts: Sequence[PartFile], first: int, last: int) -> Records:
+        """The records of steps `first` to `last`, of all ranks."""
+        needed = [part for part in parts if part.first <= last and part.last >= first]
+        self._read = {part.path: self._of(part) for part in needed}
+        held = [records[(first <= records["step"]) & (records["step"] <= last)] for records in self._read.values()]
+        return np.concatenate([np.empty(0, RECORD), *held])
+
+    def _of(self, part: PartFile) -> Records:
+        if part.path in self._read:
+            return self._read[part.path]
+        try:
+            about, records = read_part(part.path), read_records(part.path, self.domains)
+        except UnreadableError as error:
+            self.findings.add("bad file", [Discrepancy(part.short_name, "a file of records", str(error))])
+            return np.empty(0, RECORD)
+        if about.start != self.start:
+            found = f"one of {about.start}"
+            self.findings.add("bad file", [Discrepancy(part.short_name, f"a file of {self.start}", found)])
+        strays = records[(records["step"] < part.first) | (records["step"] > part.last)]
+        steps = f"steps {part.first:,} to {part.last:,}"
+        named = (at(stray, steps, f"step {stray['step']:,}") for stray in strays)
+        self.findings.add("out of place", named, len(strays))
+        return records
+
+
+# What the records say.
+
+
+def expected_records(plan: Plan, first_sample: int, first: int, last: int, batch: int) -> Records:
+    """What steps `first` to `last` were to be given; `tokens` is left 0."""
+    places = plan[first_sample : first_sample + (last - first + 1) * batch]
+    expected = np.zeros(len(places), RECORD)
+    for name in places.dtype.names or ():
+        expected[name] = places[name]
+    expected["step"] = first + np.arange(len(places)) // batch
+    return expected
+
+
+def compare(plan: Plan, expected: Records, found: Records, findings: Findings) -> Records:
+    """Add what differs to the findings. Returns the records that are right, their tokens aside."""
+    found = found[np.argsort(found["sample"], kind="stable")]
+    index = found["sample"] - expected["sample"][0]
+    inside = (index >= 0) & (index < len(expected))
+    again = np.concatenate([[False], found["sample"][1:] == found["sample"][:-1]])[: len(found)]
+    seen = np.zeros(len(expected), bool)
+    seen[index[inside]] = True
+
+    samples = f"one of samples {expected['sample'][0]:,} to {expected['sample'][-1]:,}"
+    findings.add("lost", (at(one, place(plan, one), "no record") for one in expected[~seen]), int((~seen).sum()))
+    findings.add("out of place", (at(one, samples, place(plan, one)) for one in found[~inside]), int((~inside).sum()))
+    repeated = found[inside & again]
+    findings.add("repeated", (at(one, "one record", "another one") for one in repeated), len(repeated))
+
+    found, asked = found[inside & ~again], expected[index[inside & ~again]]
+    right = np.logical_and.reduce([found[name] == asked[name] for name in ("step", "domain", "epoch", "row")])
+    pairs = zip(asked[~right], found[~right], strict=True)
+    misplaced = (at(one, in_step(plan, one), in_step(plan, other)) for one, other in pairs)
+    findings.add("out of place", misplaced, int((~right).sum()))
+    return found[right]
+
+
+def compare_tokens(plan: Plan, placed: Records, shards: TrainingShards, findings: Findings) -> None:
+    """Hold the hashes of the tokens against the dataset's own."""
+    for number in np.unique(placed["domain"]):
+        records = placed[placed["domain"] == number]
+        hashes = shards.hashes(plan.domains[number], records["row"])
+        wrong = records["tokens"] != hashes
+        pairs = zip(records[wrong], hashes[wrong], strict=True)
+        named = (at(one, f"{own:016x}, {place(plan, one)}", f"{one['tokens']:016x}") for one, own in pairs)
+        findings.add("other tokens", named, int(wrong.sum()))
+
+
+def at(record: np.void, expected: str, found: str) -> Discrepancy:
+    step, sample = int(record["step"]), int(record["sample"])
+    return Discrepancy(f"step {step:,}, sample {sample:,}", expected, found, step, sample)
+
+
+def place(plan: Plan, record: np.void) -> str:
+    """A record's place in its domain, in words."""
+    domain = plan.domains[record["domain"]] if record["domain"] >= 0 else "an unknown domain"
+    return f"{domain}, epoch {record['epoch']:,}, row {record['row']:,}"
+
+
+def in_step(plan: Plan, record: np.void) -> str:
+    return f"{place(plan, record)} in step {record['step']:,}"
