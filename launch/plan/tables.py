@@ -100,8 +100,9 @@ def shards_table(shards: dict[str, Any]) -> Table:
 def last_words(summary: Summary) -> Text:
     """What the reader must not miss."""
     lines = []
-    if not summary["shards"]["bytes_to_download"]:
-        lines.append(Text("nothing to download"))
+    shards = summary["shards"]
+    missing = f"{byte_count(shards['bytes_to_download'])} to download from {shards['remote']}, to each node"
+    lines.append(Text(missing if shards["bytes_to_download"] else "nothing to download"))
     if summary["unread_domains"]:
         lines.append(Text(f"not read, though the dataset has it: {join_words(summary['unread_domains'])}"))
     lines += [Text(f"warning: {warning}", style="bold yellow") for warning in summary["warnings"]]

@@ -1,5 +1,6 @@
 """What a plan comes to, held against the plan's own samples, one by one."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from data.manifest import folder_of
 from data.mixture.plan import Plan
 from train.curriculum import build_plan
 from train.inputs import read_run
+from train.plan.shards import is_here
 from train.plan.summary import summarise
 
 SEQ_LEN, BATCH = 10, 8
@@ -100,20 +102,37 @@ def test_the_shards_that_are_read(write_run: WriteRun) -> None:
     assert summary["shards"]["bytes_to_download"] == 0
 
 
-def test_shards_that_are_not_here_have_to_be_downloaded(write_run: WriteRun) -> None:
-    recipe, manifest = read_run(write_run(SHARDS, ANCHORS), [])
-    plan = build_plan(recipe, manifest)
-    web = Path(recipe.dataset.path) / folder_of("web", "train")
-    code = Path(recipe.dataset.path) / folder_of("code", "heldout")
-    read = plan.orders[0].shards_touched(int(plan.delivered(recipe.end)[0])).tolist()
+def test_what_the_cache_lacks_has_to_be_downloaded(write_run: WriteRun, tmp_path: Path) -> None:
+    path, cache = write_run(SHARDS, ANCHORS), tmp_path / "cache"
+    remote = f"dataset.remote={tmp_path / 'dataset'}"
+    empty, plan = summary_of(path, remote, f"dataset.path={cache}")
+    assert empty["shards"]["bytes_to_download"] == empty["shards"]["bytes"]
+    read = plan.orders[0].shards_touched(empty["domains"]["web"]["samples"]).tolist()
     unread = sorted(set(range(40)) - set(read))
     for shard in (*read[:3], unread[0]):
-        (web / f"shard.{shard:05}.mds").unlink()
-    (code / "shard.00000.mds").unlink()
-    shards = summarise(recipe, manifest, plan)["shards"]
-    assert shards["domains"]["web"]["bytes_to_download"] == 3 * 50 * SEQ_LEN * 4
-    assert shards["heldout"]["bytes_to_download"] == 2 * SEQ_LEN * 4
-    assert shards["bytes_to_download"] == (3 * 50 + 2) * SEQ_LEN * 4
+        name = Path(folder_of("web", "train")) / f"shard.{shard:05}.mds"
+        shutil.copy(tmp_path / "dataset" / name, cache / name)
+    begun, _ = summary_of(path, remote, f"dataset.path={cache}")
+    before, after = empty["shards"], begun["shards"]
+    there = 3 * 50 * SEQ_LEN * 4
+    assert before["bytes_to_download"] - after["bytes_to_download"] == there
+    before["domains"]["web"]["bytes_to_download"] -= there
+    assert (after["domains"], after["heldout"]) == (before["domains"], before["heldout"])
+
+
+def test_a_shard_that_was_unpacked_is_here() -> None:
+    assert is_here("shard.00000.mds.zstd", {"shard.00000.mds"})
+    assert not is_here("shard.00000.mds.zstd", {"shard.00001.mds", "shard.00000"})
+    assert not is_here("shard.00000.mds", {"shard.00000"})
+
+
+def test_a_cache_that_is_too_small_for_what_repeats_is_said(write_run: WriteRun, tmp_path: Path) -> None:
+    path = write_run({"web": [5000] * 40, "math": [5000] * 2}, [{"at": "0tok", "weights": {"web": 0.5, "math": 0.5}}])
+    cached = [f"dataset.remote={tmp_path / 'dataset'}", f"dataset.path={tmp_path / 'cache'}"]
+    for steps, limit, said in ((50_000, "6mb", 1), (100, "6mb", 0), (50_000, "60mb", 0)):
+        summary, _ = summary_of(path, *cached, f"max_duration={steps}ba", f"dataset.cache_limit={limit}")
+        assert len(summary["warnings"]) == said
+        assert all("those of math may be downloaded again" in warning for warning in summary["warnings"])
 
 
 def test_what_runs_out_is_said(write_run: WriteRun) -> None:

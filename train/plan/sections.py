@@ -137,7 +137,8 @@ def shards(recipe: Recipe, summary: Summary) -> Section:
     found = summary["shards"]
     answer = f"{plural(found['shards'], 'shard')} of {recipe.dataset.path}, {byte_count(found['bytes'])}; "
     missing = found["bytes_to_download"]
-    answer += f"{byte_count(missing)} of it must be downloaded." if missing else "all of it is on this machine."
+    fetched = f"{byte_count(missing)} of it is still to be downloaded from {found['remote']}, to each node."
+    answer += fetched if missing else "all of it is on this machine."
     parts = {swatch(summary, name): part for name, part in found["domains"].items()}
     parts |= {"held out": found["heldout"], "in all": found}
     rows = [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from data.manifest import Manifest, ShardRecord, folder_of
+from data.manifest import Manifest, ShardRecord, file_sizes, folder_of
 from data.mixture.plan import Plan
 from train.recipe import Recipe
 
@@ -23,11 +23,14 @@ def shards_to_read(recipe: Recipe, manifest: Manifest, plan: Plan, delivered: Se
         domains[order.domain] = count(dataset / folder_of(order.domain, "train"), touched, len(shards))
         evaluated = splits["heldout"].shards
         heldout.append(count(dataset / folder_of(order.domain, "heldout"), evaluated, len(evaluated)))
-    return {"domains": domains, "heldout": total(heldout), **total([*domains.values(), *heldout])}
+    parts = {"domains": domains, "heldout": total(heldout), **total([*domains.values(), *heldout])}
+    return {"remote": recipe.dataset.remote, **parts}
 
 
 def count(folder: Path, shards: Sequence[ShardRecord], of: int) -> Counts:
-    missing = [shard.bytes for shard in shards if not is_here(folder / shard.file)]
+    """What there is to these shards of a folder that has `of`."""
+    here = file_sizes(folder) if folder.is_dir() else {}
+    missing = [shard.bytes for shard in shards if not is_here(shard.file, here)]
     return {
         "shards": len(shards),
         "of_shards": of,
@@ -36,9 +39,9 @@ def count(folder: Path, shards: Sequence[ShardRecord], of: int) -> Counts:
     }
 
 
-def is_here(path: Path) -> bool:
-    """Whether a shard lies on this machine; one that came compressed may lie there without its last ending."""
-    return path.is_file() or (path.suffix != ".mds" and path.with_suffix("").is_file())
+def is_here(file: str, here: Collection[str]) -> bool:
+    """Whether a shard is among these files; one that came compressed may have been unpacked: `.mds.zstd` to `.mds`."""
+    return file in here or (not file.endswith(".mds") and file.rpartition(".")[0] in here)
 
 
 def total(parts: Iterable[Counts]) -> Counts:

@@ -16,7 +16,7 @@ from train.patience import Say, silent
 from train.plan.places import place_of
 from train.plan.repeats import repeats
 from train.plan.shards import shards_to_read
-from train.plan.warnings import warnings
+from train.plan.warnings import cache_warnings, warnings
 from train.recipe import Recipe
 from train.words import short
 
@@ -29,6 +29,8 @@ def summarise(recipe: Recipe, manifest: Manifest, plan: Plan, say: Say = silent)
     used_up = exhaustions(recipe, manifest)
     count_ahead(plan, recipe, recipe.end, say)
     delivered = plan.delivered(recipe.end).tolist()
+    domains = domain_totals(plan, recipe, delivered, say)
+    shards = shards_to_read(recipe, manifest, plan, delivered)
     return {
         "run_name": recipe.run_name,
         "dataset": manifest.fingerprint,
@@ -43,7 +45,7 @@ def summarise(recipe: Recipe, manifest: Manifest, plan: Plan, say: Say = silent)
             {**place_of(recipe, at), "ramp": ramp, "weights": by_domain(plan, plan.weights(at))}
             for at, ramp in anchors(recipe)
         ],
-        "domains": domain_totals(plan, recipe, delivered, say),
+        "domains": domains,
         "unread_domains": [domain for domain in manifest.domains if domain not in plan.domains],
         "spans": [
             span_totals(plan, recipe, first, last) for first, last in itertools.pairwise(edges(recipe, plan, used_up))
@@ -51,8 +53,8 @@ def summarise(recipe: Recipe, manifest: Manifest, plan: Plan, say: Say = silent)
         "used_up": [
             {"domain": gone.domain, "max_epochs": gone.max_epochs, **place_of(recipe, gone.sample)} for gone in used_up
         ],
-        "shards": shards_to_read(recipe, manifest, plan, delivered),
-        "warnings": list(warnings(recipe, used_up)),
+        "shards": shards,
+        "warnings": [*warnings(recipe, used_up), *cache_warnings(recipe, domains, shards)],
     }
 
 

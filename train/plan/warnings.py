@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from train.curriculum import Exhaustion, moment
 from train.recipe import Recipe
-from train.words import short
+from train.words import byte_count, join_words, short
 
 
 def warnings(recipe: Recipe, used_up: Sequence[Exhaustion]) -> Iterator[str]:
@@ -21,3 +22,15 @@ def warnings(recipe: Recipe, used_up: Sequence[Exhaustion]) -> Iterator[str]:
         if beyond > 0 or (beyond == 0 and anchor.ramp == "step"):
             tokens = short(recipe.end * recipe.max_seq_len)
             yield f"the run ends at {tokens} tokens, before the anchor at {anchor.at} takes over"
+
+
+def cache_warnings(recipe: Recipe, domains: dict[str, Any], shards: dict[str, Any]) -> Iterator[str]:
+    """A sentence if shards will be deleted to make room, and fetched again when their domain repeats."""
+    limit = recipe.dataset.cache_bytes
+    size = sum(part["bytes"] for part in shards["domains"].values())
+    again = [name for name, domain in domains.items() if domain["repeats"]["count"]]
+    if limit is not None and limit < size and again:
+        yield (
+            f"dataset.cache_limit ({recipe.dataset.cache_limit}) holds less than the {byte_count(size)} of training "
+            f"shards: those of {join_words(again)} may be downloaded again in every epoch"
+        )
