@@ -97,8 +97,8 @@ def used_up_error(recipe: Recipe, manifest: Manifest, domain: str, sample: int, 
     epochs = asked / WEIGHT_UNIT / whole_samples(manifest, domain, 1)
     return CurriculumError(
         limit_key(recipe, domain),
-        f"{domain} is used up {moment(recipe, sample)}: the curriculum asks for {epochs:.4g} epochs of it, "
-        f"{plural(more, 'sample')} more than its limit; ask for less of it, allow more, or set "
+        f"{domain} is used up {moment(recipe, sample)}: the curriculum asks for {epochs:.4g} epochs of it, where "
+        f"{most:g} are allowed ({plural(more, 'sample')} too many); ask for less of it, allow more, or set "
         "curriculum.when_used_up=reallocate",
     )
 
@@ -119,4 +119,4 @@ def limit_key(recipe: Recipe, domain: str) -> str:
 
 def moment(recipe: Recipe, sample: int) -> str:
     step = sample // recipe.global_train_batch_size + 1
-    return f"in step {step:,} of {recipe.steps:,}, {short(sample * recipe.max_seq_len)} tokens into the run"
+    return f"in step {step:,} of {recipe.steps:,} ({short(sample * recipe.max_seq_len)} tokens into the run)"

@@ -41,7 +41,6 @@ class AnchorConfig:
             yield "domains", "names what a temperature is for, and there is no temperature; remove it"
         elif self.domains == []:
             yield "domains", "expected at least one domain, or null for all of the dataset"
-        yield from count_problems("epochs", self.epochs)
 
 
 @dataclass
@@ -84,6 +83,7 @@ class CurriculumConfig:
 
     def _epoch_problems(self) -> Iterator[Problem]:
         for index, anchor in enumerate(self.anchors):
+            yield from count_problems(f"anchors[{index}].epochs", anchor.epochs)
             for domain in anchor.epochs:
                 key = f"anchors[{index}].epochs.{domain}"
                 if domain in open_groups(anchor.weights, self.groups) or domain in (anchor.domains or ()):

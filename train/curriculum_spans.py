@@ -69,9 +69,9 @@ def epoch_weights(key: str, epochs: Mapping[str, float], length: int, manifest: 
     """
     samples = {domain: whole_samples(manifest, domain, count) for domain, count in epochs.items()}
     if sum(samples.values()) > length:
-        asked = join_words([f"{count:g} epochs of {domain}" for domain, count in epochs.items()])
-        there = f"and up to the next anchor, or the run's end, there are {max(0, length):,}"
-        raise CurriculumError(key, f"{asked} are {sum(samples.values()):,} samples, {there}")
+        asked = join_words([f"{count:g} of {domain}" for domain, count in epochs.items()])
+        there = f"and there are {max(0, length):,} up to the next anchor, or the run's end"
+        raise CurriculumError(key, f"the epochs ({asked}) take {sum(samples.values()):,} samples, {there}")
     return {domain: Fraction(count * WEIGHT_UNIT // length, WEIGHT_UNIT) for domain, count in samples.items()}
 
 
