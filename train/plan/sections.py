@@ -61,7 +61,7 @@ def mix(summary: Summary, plan: Plan) -> Section:
 
 def largest(summary: Summary, plan: Plan, sample: int) -> str:
     """The domains of the largest weights at a sample, in words."""
-    weights = sorted(zip(plan.weights(sample).tolist(), plan.domains, strict=True), reverse=True)
+    weights = sorted(zip(plan.weights(sample).tolist(), plan.domains, strict=True), key=lambda pair: -pair[0])
     named = [f"{weight:.1%} {domain}" for weight, domain in weights[:NAMED] if weight]
     return join_words(named if len(weights) <= NAMED else [*named, "others"])
 
