@@ -35,6 +35,7 @@ from train.history import History
 from train.learning_rate import LearningRate
 from train.optim import build_optimizer
 from train.parallel import parallelism
+from train.patience import patient
 from train.plan.summary import summarise
 from train.reader import to_yaml
 from train.recipe import Recipe
@@ -60,7 +61,7 @@ def fit(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: R
     steps = run.steps_done() + math.ceil((recipe.end - history.samples) / recipe.global_train_batch_size)
     console = Console(recipe.interval_steps(recipe.log_interval), steps, plan.domains)
     if dist.get_global_rank() == 0:
-        run.describe(recipe, manifest, summarise(recipe, manifest, plan))
+        run.describe(recipe, manifest, summarise(recipe, manifest, plan, patient(console.say)))
     if checkpoint:
         console.say(f"going on from {checkpoint}, at step {steps_of(checkpoint):,}")
     console.say(

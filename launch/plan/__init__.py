@@ -53,7 +53,7 @@ def plan_command(path: Path, overrides: Sequence[str], *, as_json: bool, samples
     elif as_json:
         print(json.dumps(summary, indent=2))
     else:
-        show(summary, plan, Console(highlight=False))
+        show(summary, plan, Console(highlight=False, markup=False))
     return 0
 
 

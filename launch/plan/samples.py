@@ -24,13 +24,12 @@ def read_range(text: str, recipe: Recipe) -> tuple[int, int]:
     Raises:
         RecipeError: it is no such range, or goes beyond the run.
     """
-    first, colon, last = text.partition(":")
     try:
+        first, last = text.split(":")
         start, stop = read_place(first or "0", recipe), read_place(last or str(recipe.end), recipe)
     except ValueError:
-        colon = ""
-    if not colon:
-        raise RecipeError(f"--samples {text}: expected a range such as 0:20, 1.5M:1_500_020 or 10ba:11ba")
+        expected = "expected a range such as 0:20, 1.5M:1_500_020 or 10ba:11ba"
+        raise RecipeError(f"--samples {text}: {expected}") from None
     if not start < stop <= recipe.end:
         raise RecipeError(f"--samples {text}: expected A below B, and B at most {recipe.end:,}, where the run ends")
     return start, stop

@@ -61,6 +61,13 @@ def test_the_tables_say_the_summary(recipe: str, capsys: pytest.CaptureFixture[s
     assert "nothing to download" in text
 
 
+def test_a_name_is_not_read_as_markup(write_run: WriteRun, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_run({"[red]": [500], "[b]": [500]}, [{"at": "0tok", "weights": {"[red]": 0.5, "[b]": 0.5}}])
+    assert main(["plan", str(path)]) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert [row[0] for row in rows if "50.0%" in row] == ["[red]", "[b]"]
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_twenty_domains_fit_every_terminal(
     write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int

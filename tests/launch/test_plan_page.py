@@ -58,6 +58,16 @@ def test_it_says_the_plan(page: str) -> None:
     assert re.search(r"begun anew, in another order: math \d+ times\.", text)
 
 
+def test_of_many_domains_the_largest_are_named(write_run: WriteRun, tmp_path: Path) -> None:
+    first, last = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}, {"d": 0.9, "a": 0.1}
+    anchors = [{"at": "0tok", "weights": first}, {"at": "10ba", "weights": last}]
+    assert (
+        main(["plan", str(write_run({name: [500] for name in "abcd"}, anchors)), "--html", f"{tmp_path}/x.html"]) == 0
+    )
+    said = "It begins with 40.0% a, 30.0% b, 20.0% c and others and ends with 90.0% d and 10.0% a."
+    assert said in text_of((tmp_path / "x.html").read_text())
+
+
 def test_the_plots_hold_the_plan(page: str, tmp_path: Path) -> None:
     plan = build_plan(*read_run(tmp_path / "recipe.yaml", []))
     figures = figures_of(page)

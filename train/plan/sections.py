@@ -52,18 +52,18 @@ def mind(summary: Summary) -> Section:
 
 
 def mix(summary: Summary, plan: Plan) -> Section:
-    first, last = largest(summary, plan, 0), largest(summary, plan, summary["samples"] - 1)
+    first, last = largest(plan, 0), largest(plan, summary["samples"] - 1)
     answer = f"It begins with {first}" + (" and stays there." if first == last else f" and ends with {last}.")
     if summary["unread_domains"]:
         answer += f" Not read, though the dataset has it: {join_words(summary['unread_domains'])}."
     return Section("mix", "At what mix?", answer, [figures.schedule(summary, plan)])
 
 
-def largest(summary: Summary, plan: Plan, sample: int) -> str:
+def largest(plan: Plan, sample: int) -> str:
     """The domains of the largest weights at a sample, in words."""
     weights = sorted(zip(plan.weights(sample).tolist(), plan.domains, strict=True), key=lambda pair: -pair[0])
-    named = [f"{weight:.1%} {domain}" for weight, domain in weights[:NAMED] if weight]
-    return join_words(named if len(weights) <= NAMED else [*named, "others"])
+    named = [f"{weight:.1%} {domain}" for weight, domain in weights if weight]
+    return join_words(named if len(named) <= NAMED else [*named[:NAMED], "others"])
 
 
 def amounts(summary: Summary, plan: Plan) -> Section:
