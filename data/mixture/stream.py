@@ -150,6 +150,6 @@ class CurriculumDataset(PreparedDataset):
 
     def on_exception(self, future: Future) -> None:
         """Keep what ended a thread, for the reader to raise; Streaming raises it where nobody hears."""
-        self._failure = future.exception()
-        if self._failure:
+        if failure := future.exception():
+            self._failure = self._failure or failure
             self._event.set()

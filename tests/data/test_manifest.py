@@ -9,7 +9,7 @@ from data.errors import DataError
 from data.manifest import DomainRecord, Manifest, ShardRecord, SourceRecord, SplitRecord, TokenizerRecord, verify
 
 
-def make_dataset(folder, source_path="corpus/*.jsonl"):
+def make_dataset(folder, source_path="corpus/*.jsonl", tokenizer="bpe-300"):
     """A dataset folder whose shards are bytes of the right size; verify opens none."""
     splits = {}
     for split, sizes in (("train", [700, 300]), ("heldout", [90])):
@@ -30,7 +30,7 @@ def make_dataset(folder, source_path="corpus/*.jsonl"):
         splits[split] = SplitRecord(3, samples * 4 - 1, 1, samples, shards)
     source = SourceRecord(source_path, "jsonl", 1, 5000, 8)
     domain = DomainRecord(8, {"empty": 1}, 1, 4000, [source], {"python": 6}, splits, 7.25)
-    tokenizer = TokenizerRecord("bpe-300", 300, 299, "f" * 64, "tokenizer")
+    tokenizer = TokenizerRecord(tokenizer, 300, 299, "f" * 64, "tokenizer")
     manifest = Manifest(4, "uint16", 17, 0.1, tokenizer, {"code": domain}, "a" * 64, {"code": "b" * 64})
     manifest.write(folder)
     return manifest

@@ -1,0 +1,57 @@
+"""The private seams of mosaicml-streaming that data/mixture rests on: another release may move them."""
+
+import inspect
+
+import pytest
+from streaming.base import dataset as dataset_module
+from streaming.base import stream as stream_module
+from streaming.base.dataset import StreamingDataset
+from streaming.base.format.mds import reader as reader_module
+from streaming.base.spanner import Spanner
+
+from data.mixture.spans import ShardSpans, quick_opening
+
+
+def test_iteration_takes_its_ids_and_its_items_from_methods_that_we_replace() -> None:
+    source = inspect.getsource(StreamingDataset.__iter__)
+    assert "sample_ids = self._get_work(epoch, sample_in_epoch)" in source
+    assert "yield from map(self.__getitem__, self._each_sample_id(it))" in source
+    assert "prepare_future.add_done_callback(self.on_exception)" in source
+    assert "ready_future.add_done_callback(self.on_exception)" in source
+
+
+def test_threads_only_find_and_prepare_the_shard_of_an_id_and_skip_minus_one() -> None:
+    for thread, index in (("_prepare_thread", "prepare_index"), ("_ready_thread", "ready_index")):
+        source = inspect.getsource(getattr(StreamingDataset, thread))
+        assert source.count("sample_id") == source.count("sample_ids") + 3
+        assert f"sample_id = it.sample_ids[it.{index}]" in source
+        assert "if sample_id == -1:" in source
+        assert "shard_id, _ = self.spanner[sample_id]" in source
+        assert "self.prepare_shard(shard_id, False)" in source
+        assert f"samples_ahead = it.{index} - it.yield_index" in source
+    assert "len(sample_ids)" in inspect.getsource(dataset_module._Iterator.__init__)
+
+
+def test_a_shard_that_is_there_is_local_and_a_late_reader_fetches_it_again() -> None:
+    assert {state.name for state in dataset_module._ShardState} == {"INVALID", "REMOTE", "PREPARING", "LOCAL"}
+    assert "_ShardState.LOCAL if size else _ShardState.REMOTE" in inspect.getsource(StreamingDataset.__init__)
+    source = inspect.getsource(StreamingDataset.get_item)
+    assert "except FileNotFoundError" in source
+    assert "self.prepare_shard(shard_id)" in source
+    assert list(inspect.signature(StreamingDataset.prepare_shard).parameters) == ["self", "shard_id", "blocking"]
+
+
+def test_hashes_are_checked_when_a_shard_has_been_fetched_or_unpacked() -> None:
+    assert "if self.validate_hash:" in inspect.getsource(stream_module.Stream._prepare_shard_part)
+    assert "if self.validate_hash:" in inspect.getsource(stream_module.Stream._decompress_shard_part)
+
+
+def test_what_is_replaced_while_a_dataset_opens_is_put_back() -> None:
+    assert "self.spanner = Spanner(self.samples_per_shard)" in inspect.getsource(StreamingDataset.__init__)
+    assert "args = deepcopy(obj)" in inspect.getsource(reader_module.MDSReader.from_json)
+    before = dataset_module.Spanner, reader_module.deepcopy
+    with pytest.raises(KeyError), quick_opening():
+        assert dataset_module.Spanner is ShardSpans
+        raise KeyError
+    assert (dataset_module.Spanner, reader_module.deepcopy) == before
+    assert before[0] is Spanner
