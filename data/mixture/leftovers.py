@@ -12,6 +12,8 @@ import os
 import re
 import signal
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,8 +25,24 @@ BLOCK = re.compile(rf"(?P<number>[0-9]{{6,}})_({'|'.join(SHM_TO_CLEAN)})")
 F_SETSIG = 10  # from <fcntl.h>; Python's fcntl has no name for it
 
 
+@contextmanager
+def alone_on_this_machine() -> Iterator[None]:
+    """Hold off other runs of this user that begin on this machine, for as long as this one opens its datasets.
+
+    Streaming looks for a free number and takes it in two steps: of two runs that do so at once, one fails. And what one
+    finds dead, another may just have begun to use.
+    """
+    if get_local_rank() != 0:
+        yield
+        return
+    with (SHARED_MEMORY / f"brickyard-{os.getuid()}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def remove_dead_shared_memory() -> None:
-    """Remove Streaming's blocks that no process on this machine has open. Every rank calls this together."""
+    """Remove Streaming's blocks that no process on this machine has open. Every rank calls this together, its leader
+    `alone_on_this_machine`."""
     initialised = maybe_init_dist()
     if get_local_rank() == 0:
         for block in dead_blocks():

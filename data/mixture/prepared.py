@@ -11,7 +11,7 @@ from streaming import Stream, StreamingDataset
 from streaming.base.dataset import _ShardState
 
 from data.errors import DataError
-from data.mixture.leftovers import remove_dead_shared_memory
+from data.mixture.leftovers import alone_on_this_machine, remove_dead_shared_memory
 from data.mixture.spans import ShardSpans, quick_opening
 
 # Hashes that a shard may be held to when it has been fetched, the fastest first.
@@ -41,13 +41,13 @@ class PreparedDataset(StreamingDataset):
         cache_limit: int | None = None,
     ) -> None:
         assert remotes or not cache_limit
-        remove_dead_shared_memory()
         streams = [
             Stream(local=str(folder), remote=remote)
             for folder, remote in zip(folders, remotes or repeat(None, len(folders)), strict=True)
         ]
         try:
-            with quick_opening():
+            with alone_on_this_machine(), quick_opening():
+                remove_dead_shared_memory()
                 super().__init__(
                     streams=streams,
                     batch_size=batch_size,
