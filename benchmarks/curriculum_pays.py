@@ -16,7 +16,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -57,8 +57,11 @@ def main() -> None:
     wanted = [(name, seed) for seed in SEEDS for name in CURRICULA]
     losses: Losses = {name: {} for name in CURRICULA}
     with ThreadPoolExecutor(options.parallel) as pool:
-        finals = pool.map(lambda run: train(*run, options.steps), wanted)
-        for (name, seed), final in zip(wanted, finals, strict=True):
+        trained = {pool.submit(train, name, seed, options.steps): (name, seed) for name, seed in wanted}
+        for future in as_completed(trained):
+            if future.exception():
+                pool.shutdown(cancel_futures=True)
+            (name, seed), final = trained[future], future.result()
             say(f"{name}, seed {seed}: " + "  ".join(f"{domain} {loss:.4f}" for domain, loss in final.items()))
             for domain, loss in {**final, "mean": statistics.mean(final.values())}.items():
                 losses[name].setdefault(domain, []).append(loss)
