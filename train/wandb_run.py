@@ -45,9 +45,10 @@ class WandbRun:
         numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
         self._try(lambda run: run.log(numbers, step=row["batch"]))
 
-    def write_picture(self, name: str, picture: Image, row: Mapping[str, Any]) -> None:
+    def write_picture(self, name: str, picture: Image, caption: str, row: Mapping[str, Any]) -> None:
         """Log a picture at a row's step."""
-        self._try(lambda run: run.log({name: wandb.Image(picture), "tokens": row["tokens"]}, step=row["batch"]))
+        shown = {name: wandb.Image(picture, caption=caption), "tokens": row["tokens"]}
+        self._try(lambda run: run.log(shown, step=row["batch"]))
 
     def close(self) -> None:
         self._try(lambda run: run.finish())

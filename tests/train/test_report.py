@@ -67,6 +67,7 @@ def write_run(
     for batch in range(1, steps + 1):
         rows.append(step_row(batch, list(unigram)) | changes)
         if batch in evaluations:
+            rows.append({"batch": batch, "tokens": batch * STEP_TOKENS, **routing(len(unigram), batch)})
             rows.append({"batch": batch, "tokens": batch * STEP_TOKENS, **heldout(batch, unigram)})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -84,6 +85,8 @@ def step_row(batch: int, domains: list[str]) -> dict[str, Any]:
         **{f"loss/train/{name}": 8.0 + number if batch % 2 else None for number, name in enumerate(domains)},
         **{f"mixture/asked/{name}": share for name in domains},
         **{f"mixture/delivered/{name}": share for name in domains},
+        **{f"mixture/tokens/{name}": batch * STEP_TOKENS * share for name in domains},
+        **{f"mixture/epochs/{name}": batch * STEP_TOKENS * share / (ROWS * MAX_SEQ_LEN) for name in domains},
         "moe/max_violation": 0.5,
         "moe/tokens_per_expert": [[100, 300], [200, 200]],
         "lr": 1e-3,
@@ -92,6 +95,12 @@ def step_row(batch: int, domains: list[str]) -> dict[str, Any]:
         "seconds": 0.5,
         "seconds_waiting_for_data": 0.1,
     }
+
+
+def routing(domains: int, batch: int) -> dict[str, Any]:
+    """Two layers of two experts: the first knows no domains, the second gives expert 1 three quarters of the last."""
+    even, odd = [20 * batch, 20 * batch], [10 * batch, 30 * batch]
+    return {"moe/routing_steps": 10, "moe/routing": [[even] * domains, [even] * (domains - 1) + [odd]]}
 
 
 def heldout(batch: int, unigram: dict[str, float | None]) -> dict[str, float]:
@@ -162,8 +171,8 @@ def test_the_page_says_the_runs_numbers(tmp_path: Path) -> None:
 def test_the_plots_hold_the_runs_numbers(tmp_path: Path) -> None:
     figures = Page(write_run(tmp_path / "demo")).figures
     assert list(figures) == [
-        "heldout-loss", "training-loss", "domain-loss", "mixture", "expert-load", "max-violation", "throughput",
-        "data-wait",
+        "heldout-loss", "training-loss", "domain-loss", "mixture", "domain-tokens", "domain-epochs", "expert-load",
+        "max-violation", "routing", "throughput", "data-wait",
     ]  # fmt: skip
     assert lines_of(figures["heldout-loss"], "web")[0]["y"] == [5.9, 5.8]
     dashed = lines_of(figures["heldout-loss"], "web, unigram")[0]
@@ -172,14 +181,58 @@ def test_the_plots_hold_the_runs_numbers(tmp_path: Path) -> None:
     assert lines_of(figures["mixture"], "web, asked")[0]["y"] == [50] * 20
     assert len(lines_of(figures["domain-loss"], "web")[0]["x"]) == 10  # every second step drew none
     for figure in figures.values():
-        assert figure["xaxis"]["title"]["text"] and figure["yaxis"]["title"]["text"]
+        assert figure["xaxis"]["title"]["text"]
+        assert figure["yaxis"]["title"]["text"] or figure["yaxis"]["type"] == "category"
+
+
+def test_tokens_and_epochs_so_far(tmp_path: Path) -> None:
+    page = Page(write_run(tmp_path / "demo", steps=4, evaluations=()))
+    assert lines_of(page.figures["domain-tokens"], "web")[0]["y"] == [0, 500, 1000, 1500, 2000]
+    assert lines_of(page.figures["domain-epochs"], "code")[0]["y"] == [0, 0.125, 0.25, 0.375, 0.5]
+    assert "No text came twice; the model has seen 50.0% of web, the most of any." in page.text
+    again = Page(write_run(tmp_path / "again", steps=20))
+    assert "Text came again of web and code; of web the most, 2.50 epochs so far." in again.text
+
+
+def test_routing_by_domain(tmp_path: Path) -> None:
+    page = Page(write_run(tmp_path / "demo"))
+    figure = page.figures["routing"]
+    assert [trace["z"] for trace in figure["data"]] == [[[1, 1], [1, 1]], [[1, 1], [0.5, 1.5]]]
+    assert figure["data"][1]["y"] == ["web", "code"] and figure["chosen"] == 1
+    assert "Over 10 steps up to the newest evaluation, layer 1 told the domains apart the most" in page.text
+    # Of 80 choices 30 and 50 fall on the experts: 5 of web's 40 and 5 of code's 40 are elsewhere.
+    assert "of a domain's tokens, 12.5% went to other experts" in page.text
+    assert "expert 1 of layer 1 was given 1.5 times an equal share of code" in page.text
+    options = re.findall("<option( selected)?>(.*?)</option>", page.html)
+    assert options == [("", "layer 0 (0.0%)"), (" selected", "layer 1 (12.5%)")]
+    early = Page(write_run(tmp_path / "early", steps=5, evaluations=()))
+    assert "Not known yet: it is written at each evaluation" in early.text and "routing" not in early.figures
+
+
+def test_a_domain_that_came_later_and_one_without_tokens(tmp_path: Path) -> None:
+    """Rows that were written before a curriculum changed know fewer domains."""
+    folder = write_run(tmp_path / "demo", steps=20, unigram={"web": 7.0, "code": 6.5, "math": 6.0}, evaluations=())
+    row = {"batch": 20, "tokens": 20_000, "moe/routing_steps": 20, "moe/routing": [[[4, 0], [0, 0]]]}
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    trace = Page(folder).figures["routing"]["data"][0]
+    assert (trace["y"], trace["z"]) == (["web", "code"], [[2, 0], [None, None]])
+
+
+def test_a_global_batch_that_changed(tmp_path: Path) -> None:
+    """Steps are counted as they came; what is left is counted in steps of today's size."""
+    folder = write_run(tmp_path / "demo", steps=5, planned=20, evaluations=())
+    plan = json.loads((folder / "plan.json").read_text())
+    for tokens, said in ((20_000, "5 of 35 steps, not finished"), (5_000, "5 of 5 steps, finished")):
+        (folder / "plan.json").write_text(json.dumps(plan | {"tokens": tokens, "tokens_per_step": 500, "steps": 40}))
+        assert said in Page(folder).text
 
 
 def test_a_domain_has_one_colour(tmp_path: Path) -> None:
     page = Page(write_run(tmp_path / "demo"))
     for name, colour in zip(UNIGRAM, DOMAIN_COLOURS, strict=False):
         traces = [t for f in page.figures.values() for t in f["data"] if str(t.get("name")).split(",")[0] == name]
-        assert len(traces) == 6
+        assert len(traces) == 8
         assert {trace["line"]["color"] for trace in traces} == {colour}
         assert page.html.count(f'style="background:{colour}"></span>{name}') == 3  # the button and two tables
 
@@ -260,8 +313,11 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_long_run_of_many_domains_stays_small(tmp_path: Path) -> None:
-    """Data of 20 domains; 5,000 steps are thinned like 100,000."""
+    """Data of 20 domains in 40 layers; 5,000 steps are thinned like 100,000."""
     folder = write_run(tmp_path / "demo", 5000, 5000, {f"domain{n}": 7.0 for n in range(20)}, (2500, 5000))
+    counts = np.random.default_rng(1).integers(0, 1000, (40, 20, 16)).tolist()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"batch": 5000, "moe/routing_steps": 2500, "moe/routing": counts}) + "\n")
     page = Page(folder)
     traces = [trace for figure in page.figures.values() for trace in figure["data"] if trace["type"] == "scatter"]
     assert max(len(trace["x"]) for trace in traces) <= LINE_POINTS

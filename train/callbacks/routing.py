@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 VERSION = 1
 
@@ -19,9 +20,12 @@ class RoutingSum:
         self.tokens_LME: Tensor | None = None
 
     def add(self, tokens_LME: Tensor) -> None:
-        """Count one more step, int64 [L, M, E] over all ranks."""
+        """Count one more step, int64 [L, M, E] over all ranks; a curriculum that changed may have brought domains."""
         self.steps += 1
-        self.tokens_LME = tokens_LME if self.tokens_LME is None else self.tokens_LME.to(tokens_LME.device) + tokens_LME
+        if self.tokens_LME is not None:
+            new_domains = tokens_LME.shape[1] - self.tokens_LME.shape[1]
+            tokens_LME = tokens_LME + pad(self.tokens_LME.to(tokens_LME.device), (0, 0, 0, new_domains))
+        self.tokens_LME = tokens_LME
 
     def take(self) -> dict[str, Any]:
         """The columns of a row; back to nothing."""

@@ -14,6 +14,10 @@ from train.routing import on_scale, relative_share
 # Less than an equal share, an equal share, more: the colours of the report's page.
 FEW, EQUAL, MANY = (np.array(colour) for colour in ((47, 111, 192), (241, 242, 244), (200, 85, 27)))
 UNKNOWN = (255, 255, 255)
+CAPTION = (
+    "Share of a domain's tokens that each expert was given. Down: domains; across: experts from 0. White: an equal "
+    "share; orange: up to four times; blue: down to a quarter."
+)
 CELL = 12  # pixels
 TITLE = 18  # pixels above a tile
 GAP = 12

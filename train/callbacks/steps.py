@@ -16,7 +16,7 @@ from data.mixture.plan import Plan
 from model.statistics import StepStatistics
 from train.callbacks.metrics_file import MetricsFile
 from train.callbacks.routing import RoutingSum
-from train.callbacks.routing_picture import routing_picture
+from train.callbacks.routing_picture import CAPTION, routing_picture
 from train.clipping import GradientClipping
 from train.console import Console
 from train.wandb_run import WandbRun
@@ -136,7 +136,7 @@ class StepRecorder(Callback):
         self.write(row)
         if self.wandb:
             picture = routing_picture(np.array(row["moe/routing"]), self.plan.domains)
-            self.wandb.write_picture("moe/routing", picture, row)
+            self.wandb.write_picture("moe/routing", picture, CAPTION, row)
 
     def eval_after_all(self, state: State, logger: Logger) -> None:
         losses = {

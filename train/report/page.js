@@ -17,6 +17,14 @@ function axis(settings) {
   };
 }
 
+// Domains as the rows of a heat map: long names are cut short where there is little room.
+function domainTicks(first) {
+  if (!first?.meta?.domains) return {};
+  const longest = narrow.matches ? 14 : 30;
+  const cut = (name) => name.length > longest ? name.slice(0, longest - 1) + "…" : name;
+  return { tickvals: first.y, ticktext: first.y.map(cut) };
+}
+
 function layout(figure) {
   const page = colour("--page");
   const across = { rangemode: "tozero", hoverformat: ",", ...axis(figure.xaxis) };
@@ -29,25 +37,40 @@ function layout(figure) {
     hoverlabel: { bgcolor: page, bordercolor: colour("--line"), font: { color: colour("--ink") } },
     dragmode: touch.matches ? false : "zoom",
     xaxis: across,
-    yaxis: axis(figure.yaxis),
+    yaxis: axis({ ...figure.yaxis, ...domainTicks(figure.data[0]) }),
   };
 }
 
-function trace(settings) {
-  const meta = settings.meta ?? {};
-  if (settings.type !== "heatmap") return { ...settings, visible: !hidden.has(meta.domain) };
+// Shares of which the domains are the rows, on a scale on which half of an equal share is as far from it as twice.
+function byDomain(settings) {
+  const shown = (_, number) => !hidden.has(number);
+  const shares = settings.z.filter(shown);
+  const { reach } = settings.meta;
+  const place = (share) => share === null ? null : Math.max(-reach, Math.min(reach, Math.log2(share)));
+  const ticks = { "-2": "¼", "-1": "½", 0: "1", 1: "2", 2: "4" };
+  return {
+    ...settings, y: settings.y.filter(shown), z: shares.map((row) => row.map(place)), customdata: shares, text: shares,
+    zmin: -reach, zmid: 0, zmax: reach, scale: { tickvals: Object.keys(ticks).map(Number), ticktext: Object.values(ticks) },
+  };
+}
+
+function trace(given) {
+  const meta = given.meta ?? {};
+  if (given.type !== "heatmap") return { ...given, visible: !hidden.has(meta.domain) };
+  const { scale, ...settings } = meta.domains ? byDomain(given) : given;
   return {
     ...settings,
     colorscale: [[0, colour("--few")], [0.5, colour("--equal")], [1, colour("--many")]],
-    colorbar: { thickness: 10, outlinewidth: 0, len: 1, title: { text: "share", font: { size: 12 } } },
-    texttemplate: meta.cells && !narrow.matches ? "%{z:.2f}" : "",
+    colorbar: { thickness: 10, outlinewidth: 0, len: 1, title: { text: "share", font: { size: 12 } }, ...scale },
+    texttemplate: meta.cells && !narrow.matches ? (meta.domains ? "%{text:.2f}" : "%{z:.2f}") : "",
     textfont: { size: 10 },
   };
 }
 
 function draw(plot) {
   const figure = figures[plot.dataset.figure];
-  return Plotly.react(plot, figure.data.map(trace), layout(figure), { responsive: true, displayModeBar: false });
+  const data = figure.chosen === null ? figure.data : [figure.data[figure.chosen]];
+  return Plotly.react(plot, data.map(trace), layout(figure), { responsive: true, displayModeBar: false });
 }
 
 const drawAll = () => plots.forEach(draw);
@@ -73,6 +96,14 @@ for (const button of document.querySelectorAll(".domains button")) {
     button.setAttribute("aria-pressed", String(!hidden.has(number)));
     drawAll();
   });
+}
+for (const select of document.querySelectorAll("select[data-chooses]")) {
+  const { chooses } = select.dataset;
+  const choose = () => {
+    figures[chooses].chosen = select.selectedIndex;
+    draw(plots.find((plot) => plot.dataset.figure === chooses));
+  };
+  select.addEventListener("change", choose);
 }
 for (const plot of plots) {
   plot.addEventListener("keydown", walk);

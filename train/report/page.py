@@ -33,7 +33,7 @@ def render(run: RunRecord) -> str:
 
 
 def state(run: RunRecord) -> str:
-    done = f"{run.steps_done:,} of {run.plan['steps']:,} steps"
+    done = f"{run.steps_done:,} of {run.planned_steps:,} steps"
     if run.finished:
         return f"{done}, finished"
     return f"{done}, not finished; {duration(seconds_left(run))} of training left at its current speed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from train.report.reader import Column, RunRecord
 from train.report.series import DOTS, LINE_POINTS, extremes, last_finite, means, present, smoothed, thinned
-from train.words import join_words, nats, percent
+from train.words import join_words, nats, percent, short
 
 # One colour per domain, the same in every plot and table; each stands out 3:1 from a white and from a dark page.
 DOMAIN_COLOURS = (
@@ -37,12 +38,16 @@ class Figure:
     height: int = 320
     y_axis: dict[str, Any] = field(default_factory=dict)
     x_axis: dict[str, Any] = field(default_factory=dict)
+    wide: bool = False  # as wide as the page, where it would stand beside another one
+    choices: Sequence[str] = ()  # a name for each trace, of which the reader chooses one
+    chosen: int = 0  # at first
 
     def for_script(self) -> dict[str, Any]:
         """What the page's script draws it from."""
         return {
             "data": self.data,
             "height": self.height,
+            "chosen": self.chosen if self.choices else None,
             "xaxis": {"title": {"text": self.x_title}, **self.x_axis},
             "yaxis": {"title": {"text": self.y_title}, **self.y_axis},
         }
@@ -189,7 +194,47 @@ def mixture(run: RunRecord) -> Figure:
         "share of tokens (%)",
         height=380,
         y_axis={"rangemode": "tozero"},
+        wide=True,
     )
+
+
+def domain_tokens(run: RunRecord) -> Figure:
+    return Figure(
+        "domain-tokens",
+        "Tokens of each domain so far",
+        f"Tokens of each domain that the model was given: {so_far_words(run, 'tokens', short)}.",
+        "What the model was given since the run began.",
+        so_far(run, "tokens"),
+        "tokens of the domain",
+        y_axis={"rangemode": "tozero"},
+    )
+
+
+def domain_epochs(run: RunRecord) -> Figure:
+    return Figure(
+        "domain-epochs",
+        "Epochs of each domain so far",
+        f"Times that the model was given each domain: {so_far_words(run, 'epochs', '{:.2f}'.format)}.",
+        "Above 1 the model sees text again, in another order.",
+        so_far(run, "epochs"),
+        "epochs of the domain",
+        y_axis={"rangemode": "tozero"},
+    )
+
+
+def so_far(run: RunRecord, what: str) -> list[Trace]:
+    """A line for each domain, from nothing on."""
+    lines = []
+    for index, domain in enumerate(run.domains):
+        points = present(run.steps["tokens"], run.steps[f"mixture/{what}/{domain}"])
+        x, y = (np.append(0, column) for column in points)
+        lines.append(scatter(*thinned(x, y), domain, colour_of(index), **of_domain(index)))
+    return lines
+
+
+def so_far_words(run: RunRecord, what: str, form: Callable[[float], str]) -> str:
+    ends = {domain: last_finite(run.steps[f"mixture/{what}/{domain}"]) for domain in run.domains}
+    return join_words([f"{domain} {form(end)}" for domain, end in ends.items() if end is not None])
 
 
 def mixture_words(run: RunRecord, domain: str) -> str:

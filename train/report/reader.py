@@ -54,6 +54,14 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class Routing:
+    """Where the tokens of each domain went, over the newest stretch of steps that has a row of it."""
+
+    steps: int
+    tokens_LME: NDArray[np.int64]  # [layers, domains, experts]
+
+
+@dataclass(frozen=True)
 class Metrics:
     """All of metrics.jsonl that the page shows."""
 
@@ -61,6 +69,7 @@ class Metrics:
     evaluations: Columns
     expert_tokens: Column | None  # [layers, experts], summed over the last steps; None for a model without experts
     expert_steps: int  # how many
+    routing: Routing | None  # None before the first row of it
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,12 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        return self.steps_done >= self.plan["steps"]
+        return self.tokens_done >= self.plan["tokens"]
+
+    @property
+    def planned_steps(self) -> int:
+        """Of the whole run; before a change of the global batch they were of another size."""
+        return self.steps_done + math.ceil((self.plan["tokens"] - self.tokens_done) / self.plan["tokens_per_step"])
 
     @property
     def step_tokens(self) -> Column:
@@ -162,14 +176,17 @@ def read_metrics(path: Path) -> Metrics:
     """Rows of steps and of evaluations; any other kind of row is left out."""
     steps, evaluations = Columns(), Columns()
     experts: deque[list[list[int]]] = deque(maxlen=EXPERT_STEPS)
+    routing: Routing | None = None
     for row in iterate_rows(path):
         load = row.pop("moe/tokens_per_expert", None)
         if "loss/train/total" in row:
             steps.add(row)
             if load:
                 experts.append(load)
+        elif "moe/routing" in row:
+            routing = Routing(row["moe/routing_steps"], np.array(row["moe/routing"], np.int64))
         elif any(name.startswith("eval/") for name in row):
             evaluations.add(row)
     newest = list(experts)[-max(1, len(steps) // 10) :]
     tokens = np.sum(np.asarray(newest, dtype=np.float64), axis=0) if newest else None
-    return Metrics(steps, evaluations, tokens, len(newest))
+    return Metrics(steps, evaluations, tokens, len(newest), routing)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.report import plots
+from train.report import plots, routing
 from train.report.plots import Figure, colour_of
 from train.report.reader import RunRecord
 from train.report.series import LINE_POINTS, first_finite, last_finite, smoothed
 from train.report.tables import description_list, table
 from train.words import duration, join_words, nats, percent, plural, short, signed
+
+DOMAINS_NAMED = 5  # in a sentence; more are counted
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Section:
 
 def sections(run: RunRecord) -> list[Section]:
     """All of the page below its headline."""
-    return [learning(run), by_domain(run), mix(run), balance(run), speed(run), identity(run)]
+    return [learning(run), by_domain(run), mix(run), balance(run), preferences(run), speed(run), identity(run)]
 
 
 # What each domain's held-out loss came to.
@@ -116,19 +118,35 @@ def by_domain(run: RunRecord) -> Section:
 
 
 def mix(run: RunRecord) -> Section:
-    tokens = {kind: domain_tokens(run, kind) for kind in ("asked", "delivered")}
+    tokens = {"asked": asked_tokens(run), "delivered": delivered_tokens(run)}
+    figures = [plots.mixture(run), plots.domain_tokens(run), plots.domain_epochs(run)]
+    return Section("mixture", "At what mix?", mix_answer(run, tokens), figures, mix_table(run, tokens))
+
+
+def mix_answer(run: RunRecord, tokens: dict[str, dict[str, float]]) -> str:
     apart = max(abs(tokens["delivered"][domain] - tokens["asked"][domain]) for domain in run.domains)
     answer = (
         f"After {short(run.tokens_done)} tokens, no domain is more than {short(np.ceil(apart))} tokens "
         f"({apart / run.tokens_done:.2%} of all) away from what the curriculum asked."
     )
-    return Section("mixture", "At what mix?", answer, [plots.mixture(run)], mix_table(run, tokens))
+    epochs = {domain: last_finite(run.steps[f"mixture/epochs/{domain}"]) or 0.0 for domain in run.domains}
+    most = max(epochs, key=epochs.__getitem__)
+    if epochs[most] <= 1:
+        return f"{answer} No text came twice; the model has seen {percent(epochs[most])} of {most}, the most of any."
+    again = [domain for domain in run.domains if epochs[domain] > 1]
+    which = join_words(again) if len(again) <= DOMAINS_NAMED else plural(len(again), "domain")
+    return f"{answer} Text came again of {which}; of {most} the most, {epochs[most]:.2f} epochs so far."
 
 
-def domain_tokens(run: RunRecord, kind: str) -> dict[str, float]:
-    """Tokens of every domain over all steps, asked or delivered."""
+def asked_tokens(run: RunRecord) -> dict[str, float]:
+    """Tokens that the curriculum has asked for of every domain so far."""
     step_tokens = run.step_tokens
-    return {domain: float(np.nansum(run.steps[f"mixture/{kind}/{domain}"] * step_tokens)) for domain in run.domains}
+    return {domain: float(np.nansum(run.steps[f"mixture/asked/{domain}"] * step_tokens)) for domain in run.domains}
+
+
+def delivered_tokens(run: RunRecord) -> dict[str, float]:
+    """Tokens that the model was given of every domain so far."""
+    return {domain: last_finite(run.steps[f"mixture/tokens/{domain}"]) or 0.0 for domain in run.domains}
 
 
 def mix_table(run: RunRecord, tokens: dict[str, dict[str, float]]) -> str:
@@ -159,6 +177,14 @@ def balance(run: RunRecord) -> Section:
     return Section("balance", "How balanced?", answer, [plots.expert_load(run), plots.max_violation(run)])
 
 
+def preferences(run: RunRecord) -> Section:
+    title = "Which experts for which domain?"
+    found = run.metrics.routing
+    if found is None:
+        return Section("routing", title, "Not known yet: it is written at each evaluation and at the run's end.")
+    return Section("routing", title, routing.answer(run, found), [routing.heat_map(run, found)])
+
+
 def speed(run: RunRecord) -> Section:
     seconds, waiting = run.steps["seconds"], run.steps["seconds_waiting_for_data"]
     answer = (
@@ -181,7 +207,7 @@ def identity(run: RunRecord) -> Section:
             f"{model.get('n_layers', '?')} layers, d_model {model.get('d_model', '?')}, "
             f"{experts.get('moe_num_experts', '?')} experts, top {experts.get('moe_top_k', '?')}",
         ),
-        ("Steps", f"{run.steps_done:,} of {plan['steps']:,}"),
+        ("Steps", f"{run.steps_done:,} of {run.planned_steps:,}"),
         ("Tokens", f"{run.tokens_done:,} of {plan['tokens']:,}"),
         ("Tokens per step", f"{plan['tokens_per_step']:,}"),
         ("Sequence length", f"{run.manifest.max_seq_len:,} tokens"),
@@ -193,7 +219,7 @@ def identity(run: RunRecord) -> Section:
     below = f"{description_list(entries)}<details><summary>The whole recipe, resolved</summary>{recipe}</details>"
     answer = (
         f"A model of {short(plan['parameters'])} parameters, {short(plan['active_parameters'])} of them active for a "
-        f"token, on a plan of {plural(plan['steps'], 'step')} and {short(plan['tokens'])} tokens."
+        f"token, on a plan of {plural(run.planned_steps, 'step')} and {short(plan['tokens'])} tokens."
     )
     return Section("identity", "What is it?", answer, below=below)
 

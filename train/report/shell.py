@@ -86,8 +86,22 @@ def section_html(section: Section) -> str:
 
 
 def figure_html(figure: Figure) -> str:
+    wide = ' class="wide"' if figure.wide else ""
     return (
-        f'<figure><h3>{html.escape(figure.title)}</h3>\n<div class="plot" data-figure="{figure.id}" '
-        f'role="img" tabindex="0" aria-label="{html.escape(figure.label)}" style="height:{figure.height}px"></div>\n'
+        f'<figure{wide}><div class="title"><h3>{html.escape(figure.title)}</h3>{chooser(figure)}</div>\n'
+        f'<div class="plot" data-figure="{figure.id}" role="img" tabindex="0" '
+        f'aria-label="{html.escape(figure.label)}" style="height:{figure.height}px"></div>\n'
         f"<figcaption>{html.escape(figure.note)}</figcaption></figure>"
     )
+
+
+def chooser(figure: Figure) -> str:
+    """Chooses the trace that is shown, where a figure shows one at a time."""
+    if not figure.choices:
+        return ""
+    options = "".join(
+        f"<option{' selected' if number == figure.chosen else ''}>{html.escape(name)}</option>"
+        for number, name in enumerate(figure.choices)
+    )
+    label = html.escape(f"{figure.title}: what is shown")
+    return f'<select data-chooses="{figure.id}" aria-label="{label}">{options}</select>'
