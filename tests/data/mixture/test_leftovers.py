@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -34,8 +35,8 @@ def remote(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(remote: Path, root: Path, workers: int, persistent: bool, batches: int) -> None:
     """Read so many batches through a cache in `root`; then say so."""
     multiprocessing.set_start_method("fork", force=True)  # as it is in a process that was not forked by a server
-    (root / "tmp").mkdir(exist_ok=True)
-    os.environ["TMPDIR"] = str(root / "tmp")
+    os.environ["TMPDIR"] = tempfile.mkdtemp(dir=root)  # each run has one of its own; Streaming keeps locks there
+    tempfile.tempdir = None
     folders, remotes = [root / name for name in DOMAINS], [str(remote / name) for name in DOMAINS]
     plan = plan_of([remote / name for name in DOMAINS], {0: (0.5, 0.5)})
     dataset = CurriculumDataset(plan, folders, device_batch_size=4, remotes=remotes)
