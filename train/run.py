@@ -39,7 +39,8 @@ from train.patience import patient
 from train.plan.summary import summarise
 from train.reader import to_yaml
 from train.recipe import Recipe
-from train.run_directory import RunDirectory, own_temporary_folder
+from train.run_directory import RunDirectory
+from train.temporary_folder import own_temporary_folder
 from train.wandb_run import WandbRun
 
 

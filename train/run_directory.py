@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -153,28 +149,3 @@ def differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, An
             yield from differences(*pair, f"{path}[{index}]")
     elif before != now:
         yield path, before, now
-
-
-@contextmanager
-def own_temporary_folder(run: RunDirectory) -> Iterator[None]:
-    """Make a temporary folder of the run's own, on this machine, the default one; it is removed at the end.
-
-    Streaming leaves lock files in the temporary folder. In a folder of the run's own they neither meet another run's
-    nor pile up.
-    """
-    name = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir()) / f"brickyard-{os.getuid()}-{name}"
-    leader = os.environ.get("LOCAL_RANK", "0") == "0"
-    if leader:
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-    folder.mkdir(parents=True, exist_ok=True)
-    before, os.environ["TMPDIR"], tempfile.tempdir = os.environ.get("TMPDIR"), str(folder), None
-    try:
-        yield
-    finally:
-        tempfile.tempdir = None
-        os.environ.pop("TMPDIR")
-        if before is not None:
-            os.environ["TMPDIR"] = before
-        if leader:
-            shutil.rmtree(folder, ignore_errors=True)

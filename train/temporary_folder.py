@@ -1,0 +1,60 @@
+"""The folder for what lives no longer than the run."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data.mixture.leftovers import alone_on_this_machine
+from train.run_directory import RunDirectory
+
+
+@contextmanager
+def own_temporary_folder(run: RunDirectory) -> Iterator[None]:
+    """Make a temporary folder of the run's own, on this machine, the default one; it is removed at the end.
+
+    Streaming leaves lock files in the temporary folder. In a folder of the run's own they neither meet another run's
+    nor pile up. Folders of runs that were killed are removed.
+    """
+    root, user = Path(tempfile.gettempdir()), os.getuid()
+    folder = root / f"brickyard-{user}-{hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:12]}"
+    leader = os.environ.get("LOCAL_RANK", "0") == "0"
+    with alone_on_this_machine():
+        if leader:
+            remove_dead_folders(root.glob(f"brickyard-{user}-*"))
+        folder.mkdir(parents=True, exist_ok=True)
+        in_use = os.open(folder, os.O_RDONLY)
+        fcntl.flock(in_use, fcntl.LOCK_SH)  # until this process ends, however it ends
+    before, os.environ["TMPDIR"], tempfile.tempdir = os.environ.get("TMPDIR"), str(folder), None
+    try:
+        yield
+    finally:
+        tempfile.tempdir = None
+        os.environ.pop("TMPDIR")
+        if before is not None:
+            os.environ["TMPDIR"] = before
+        os.close(in_use)
+        if leader:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_dead_folders(folders: Iterator[Path]) -> None:
+    """Remove those that no process holds a lock on."""
+    for folder in folders:
+        try:
+            file = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # its run has just ended
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(file)
