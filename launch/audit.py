@@ -65,7 +65,7 @@ def counts(verdict: Verdict) -> Iterator[str]:
     """What was looked at."""
     ranks = join_words([f"{ranks:,}" for ranks in verdict.ranks])
     began = f"{plural(len(verdict.starts), 'start')}, {ranks} {'rank' if ranks == '1' else 'ranks'}"
-    right = f"{plural(sum(verdict.samples.values()), 'sample')}{'' if verdict.holds else ' as planned'}"
+    right = f"{plural(verdict.samples, 'sample')}{'' if verdict.holds else ' as planned'}"
     seen = f"{plural(verdict.steps, 'step')}, {right}, {began}"
     yield f"{seen}: nothing lost, nothing repeated, nothing out of place" if verdict.holds else seen
     if not verdict.tokens:
@@ -89,6 +89,6 @@ def named(verdict: Verdict) -> Iterator[str]:
 
 def domains_table(verdict: Verdict) -> Table:
     table = Table("domain", Column("samples", justify="right"), Column("epochs", justify="right"), box=None)
-    for name, samples in verdict.samples.items():
-        table.add_row(name, f"{samples:,}", f"{verdict.epochs[name]:.3f}")
+    for name, total in verdict.domains.items():
+        table.add_row(name, f"{total.samples:,}", f"{total.epochs:.3f}")
     return table

@@ -317,7 +317,7 @@ def write_starts(folder: Path, run: Path, layout: list[tuple[int, int, int, int]
             for rank in range(ranks):
                 steps = [rank_records(plan, about, step, rank) for step in range(first, last + 1)]
                 write_part(folder, Part(about, rank, first, last), np.concatenate(steps), plan.domains)
-    return replace(planned, fingerprints={0: plan.fingerprint})
+    return replace(planned, samples=sample_at[layout[-1][1]], fingerprints={0: plan.fingerprint})
 
 
 def rank_records(plan: Plan, about: Start, step: int, rank: int) -> NDArray[np.void]:
@@ -341,9 +341,15 @@ def test_any_layout_is_as_planned(
     told: list[int] = []
     said = verify.audit(planned, read_starts(tmp_path, LAYOUTS[name][-1][1]), None, told.append)
     assert said.findings.first == [] and said.holds
-    samples = sum(said.samples.values())
-    assert list(said.samples.values()) == planned.plan.delivered(samples).tolist()
-    assert sum(told) == samples and said.steps == LAYOUTS[name][-1][1]
+    assert [total.samples for total in said.domains.values()] == planned.plan.delivered(planned.samples).tolist()
+    assert sum(told) == said.samples == planned.samples and said.steps == LAYOUTS[name][-1][1]
+
+
+def test_fewer_samples_than_the_checkpoint(killed_run: Path, tmp_path: Path) -> None:
+    """As after a global batch that the records know nothing of."""
+    planned = replace(write_starts(tmp_path, killed_run, [(0, 10, 1, 8)]), samples=88)
+    said = verify.audit(planned, read_starts(tmp_path, 10), None, lambda samples: None)
+    assert said.findings.counts == {"other count": 1}
 
 
 def test_a_start_from_the_wrong_sample(killed_run: Path, tmp_path: Path) -> None:
@@ -352,7 +358,7 @@ def test_a_start_from_the_wrong_sample(killed_run: Path, tmp_path: Path) -> None
     skipping = Start(2, 10, 88, 1, 8, plan.fingerprint)  # one step too far
     (tmp_path / skipping.name).mkdir()
     write_part(tmp_path, Part(skipping, 0, 11, 11), rank_records(plan, skipping, 11, 0), plan.domains)
-    said = verify.audit(planned, read_starts(tmp_path, 11), None, lambda samples: None)
+    said = verify.audit(replace(planned, samples=88), read_starts(tmp_path, 11), None, lambda samples: None)
     assert said.findings.counts == {"out of place": 1 + 8, "lost": 8}
     assert said.findings.first[0][1].expected == "a start at sample 80"
 
@@ -363,7 +369,7 @@ def test_a_start_under_another_plan(killed_run: Path, tmp_path: Path) -> None:
     other = Start(2, 10, 80, 1, 8, "0" * 64)
     (tmp_path / other.name).mkdir()
     write_part(tmp_path, Part(other, 0, 11, 11), rank_records(plan, other, 11, 0), plan.domains)
-    said = verify.audit(planned, read_starts(tmp_path, 11), None, lambda samples: None)
+    said = verify.audit(replace(planned, samples=88), read_starts(tmp_path, 11), None, lambda samples: None)
     assert said.findings.counts == {"other plan": 1}
 
 

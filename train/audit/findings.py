@@ -40,19 +40,25 @@ class Findings:
 
 
 @dataclass(frozen=True)
+class Total:
+    """Of one domain, by the records that count and are right."""
+
+    samples: int
+    epochs: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the audit of a run came to.
 
     Attributes:
-        samples, epochs: of each domain, by the records that count.
         superseded: records of steps that a later start trained again.
         unfinished: records of steps after those that are audited: not every rank has written them yet.
         tokens: whether these were compared with the dataset's.
     """
 
     starts: list[RecordedStart]
-    samples: dict[str, int]
-    epochs: dict[str, float]
+    domains: dict[str, Total]
     superseded: int
     unfinished: int
     tokens: bool
@@ -64,7 +70,12 @@ class Verdict:
 
     @property
     def steps(self) -> int:
-        return self.starts[-1].last
+        """That count."""
+        return sum(start.last - start.step for start in self.starts)
+
+    @property
+    def samples(self) -> int:
+        return sum(total.samples for total in self.domains.values())
 
     @property
     def ranks(self) -> list[int]:
@@ -76,11 +87,11 @@ class Verdict:
         return {
             "holds": self.holds,
             "steps": self.steps,
-            "samples": sum(self.samples.values()),
+            "samples": self.samples,
             "tokens_compared": self.tokens,
             "ranks": self.ranks,
             "starts": [start_as_json(start) for start in self.starts],
-            "domains": {name: {"samples": count, "epochs": self.epochs[name]} for name, count in self.samples.items()},
+            "domains": {name: asdict(total) for name, total in self.domains.items()},
             "superseded_records": self.superseded,
             "unfinished_records": self.unfinished,
             "discrepancies": dict(self.findings.counts),

@@ -20,12 +20,14 @@ class RunPlan:
     """What a run was to be given.
 
     Attributes:
+        samples: that the newest checkpoint was trained on.
         fingerprints: {first sample: the plan's fingerprint from there on}, in order.
     """
 
     recipe: Recipe
     manifest: Manifest
     plan: Plan
+    samples: int
     fingerprints: dict[int, str]
 
     def fingerprint_at(self, sample: int) -> str:
@@ -55,7 +57,7 @@ def read_run_plan(run: RunDirectory) -> RunPlan:
             "of the run was changed"
         )
     fingerprints = {followed.start: followed.fingerprint for followed in history.followed}
-    return RunPlan(recipe, manifest, plan, fingerprints)
+    return RunPlan(recipe, manifest, plan, history.samples, fingerprints)
 
 
 def read_run_starts(run: RunDirectory) -> list[RecordedStart]:

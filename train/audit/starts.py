@@ -46,14 +46,14 @@ class RecordedStart:
 def read_starts(audit: Path, steps_done: int) -> list[RecordedStart]:
     """The starts of a run, whose newest checkpoint has `steps_done` steps.
 
-    What a start did up to the earliest point from which a later one went on counts; of the newest start, what is in the
-    checkpoint. The steps after that are trained again, or are not saved yet.
+    What a start did counts up to the earliest point from which a later one went on, and no further than the checkpoint:
+    the steps after that were trained again, or will be, or are not saved yet.
     """
     found = [(number, step, parts_in(folder)) for number, step, folder in starts_in(audit)]
     starts = []
     for index, (number, step, parts) in enumerate(found):
-        later = [begin for _, begin, _ in found[index + 1 :]]
-        starts.append(RecordedStart(number, step, max(step, min(later, default=steps_done)), parts, describe(parts)))
+        last = min([steps_done, *(begin for _, begin, _ in found[index + 1 :])])
+        starts.append(RecordedStart(number, step, max(step, last), parts, describe(parts)))
     return starts
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.mixture.plan import Plan
-from train.audit.findings import Discrepancy, Findings, Verdict
+from train.audit.findings import Discrepancy, Findings, Total, Verdict
 from train.audit.records import RECORD, PartFile, Start, UnreadableError, read_part, read_records
 from train.audit.run import RunPlan
 from train.audit.shards import TrainingShards
@@ -22,50 +22,71 @@ Progress = Callable[[int], None]  # told how many more samples have been compare
 
 def audit(run: RunPlan, starts: Sequence[RecordedStart], shards: TrainingShards | None, progress: Progress) -> Verdict:
     """Compare the records that count with the plan and, if there are `shards`, with the dataset's own tokens."""
-    plan, findings = run.plan, Findings()
-    samples = np.zeros(len(plan.domains), np.int64)
-    position: int | None = None  # the sample that a start must go on from, where it is known
-    if starts[0].step > 0:
-        steps = f"records of steps 1 to {starts[0].step:,}"
-        findings.add("no file", [Discrepancy("the beginning", steps, "none (was it trained with audit: false?)")])
-    else:
-        position = 0
+    auditor = Auditor(run, shards, progress)
+    position = auditor.beginning(starts[0])
     for start in starts:
-        if start.last == start.step:
-            continue
-        about = start.start
-        if about is None:
-            findings.add("no file", unreadable_start(start))
-            position = None
-            continue
-        position = about.sample if position is None else position
-        check_start(start, about, position, run.fingerprint_at(position), findings)
-        records = PartRecords(plan, about, findings)
-        for first, last in chunks(start, about.batch):
-            first_sample = position + (first - start.step - 1) * about.batch
-            expected = expected_records(plan, first_sample, first, last, about.batch)
-            placed = compare(plan, expected, records.between(start.parts, first, last), findings)
-            samples += np.bincount(placed["domain"], minlength=len(samples))
-            if shards:
-                compare_tokens(plan, placed, shards, findings)
-            progress(len(expected))
-        position += (start.last - start.step) * about.batch
-    return verdict(plan, starts, samples, shards is not None, findings)
-
-
-def verdict(
-    plan: Plan, starts: Sequence[RecordedStart], samples: NDArray[np.int64], tokens: bool, findings: Findings
-) -> Verdict:
+        if start.last > start.step:
+            position = auditor.start(start, position)
+    auditor.end(position)
     beyond = [start.records_beyond() for start in starts]
+    orders = zip(run.plan.orders, auditor.samples.tolist(), strict=True)
     return Verdict(
         starts=list(starts),
-        samples=dict(zip(plan.domains, samples.tolist(), strict=True)),
-        epochs={order.domain: int(n) / order.row_count for order, n in zip(plan.orders, samples, strict=True)},
+        domains={order.domain: Total(samples, samples / order.row_count) for order, samples in orders},
         superseded=sum(beyond[:-1]),
         unfinished=beyond[-1],
-        tokens=tokens,
-        findings=findings,
+        tokens=shards is not None,
+        findings=auditor.findings,
     )
+
+
+class Auditor:
+    """Goes through the starts in order; a position is the sample at which the next has to begin, None if unknown."""
+
+    def __init__(self, run: RunPlan, shards: TrainingShards | None, progress: Progress) -> None:
+        self.run = run
+        self.shards = shards
+        self.progress = progress
+        self.findings = Findings()
+        self.samples = np.zeros(len(run.plan.domains), np.int64)  # of each domain, that are right
+
+    def beginning(self, first: RecordedStart) -> int | None:
+        """The records must reach back to the run's first step."""
+        if first.step == 0:
+            return 0
+        steps = f"records of steps 1 to {first.step:,}"
+        missing = Discrepancy("the beginning", steps, "none (was it trained with audit: false?)")
+        self.findings.add("no file", [missing])
+        return None
+
+    def start(self, start: RecordedStart, position: int | None) -> int | None:
+        """Compare a start's counted steps."""
+        about = start.start
+        if about is None:
+            steps = f"records of steps {start.step + 1:,} to {start.last:,}"
+            self.findings.add("no file", [Discrepancy(f"start {start.number}", steps, "none that can be read")])
+            return None
+        position = about.sample if position is None else position
+        check_start(start, about, position, self.run.fingerprint_at(position), self.findings)
+        records = PartRecords(self.run.plan, about, self.findings)
+        for first, last in chunks(start, about.batch):
+            first_sample = position + (first - start.step - 1) * about.batch
+            expected = expected_records(self.run.plan, first_sample, first, last, about.batch)
+            self.chunk(expected, records.between(start.parts, first, last))
+        return position + (start.last - start.step) * about.batch
+
+    def chunk(self, expected: Records, found: Records) -> None:
+        placed = compare(self.run.plan, expected, found, self.findings)
+        self.samples += np.bincount(placed["domain"], minlength=len(self.samples))
+        if self.shards:
+            compare_tokens(self.run.plan, placed, self.shards, self.findings)
+        self.progress(len(expected))
+
+    def end(self, position: int | None) -> None:
+        """The records must come to as many samples as the newest checkpoint."""
+        if position not in (None, self.run.samples):
+            counted = Discrepancy("the end", f"{self.run.samples:,} samples, as in the checkpoint", f"{position:,}")
+            self.findings.add("other count", [counted])
 
 
 def chunks(start: RecordedStart, batch: int) -> Iterator[tuple[int, int]]:
@@ -76,11 +97,6 @@ def chunks(start: RecordedStart, batch: int) -> Iterator[tuple[int, int]]:
 
 
 # What the starts and their files say of themselves.
-
-
-def unreadable_start(start: RecordedStart) -> Iterator[Discrepancy]:
-    steps = f"records of steps {start.step + 1:,} to {start.last:,}"
-    yield Discrepancy(f"start {start.number}", steps, "no file that can be read")
 
 
 def check_start(start: RecordedStart, about: Start, position: int, fingerprint: str, findings: Findings) -> None:
