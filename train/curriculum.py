@@ -71,7 +71,7 @@ def resolve_curriculum(recipe: Recipe, manifest: Manifest) -> ResolvedCurriculum
     schedule = Schedule(domains, tuple(span.anchor(domains) for span in spans))
     most = recipe.curriculum.most_epochs(domains)
     limits = {domains.index(domain): whole_samples(manifest, domain, epochs) for domain, epochs in most.items()}
-    end = recipe.steps * recipe.global_train_batch_size
+    end = recipe.end
     if recipe.curriculum.when_used_up == "error":
         if over := used_up(schedule, limits, end):
             sample, number = over[0]

@@ -33,16 +33,28 @@ class NothingLeft(Exception):
 def used_up(schedule: Schedule, limits: Mapping[int, int], end: int) -> list[tuple[int, int]]:
     """(sample, domain), in order of samples, of each domain of which more than its limit is asked before `end`.
 
-    Up to that sample, half a sample less than the limit is asked: what is left for rounding, of the target to a count
-    and of the weights on a ramp that is cut there.
+    `sample` is the last one before which no more than the limit is asked; on a ramp half a sample less, which is left
+    for the rounding of the weights where the ramp is cut.
     """
     found = []
     for domain, limit in limits.items():
         if schedule.target(end)[domain] > limit * WEIGHT_UNIT:
-            most = limit * WEIGHT_UNIT - WEIGHT_UNIT // 2
-            within = bisect_right(range(end), most, key=lambda sample: schedule.target(sample)[domain])
-            found.append((max(0, within - 1), domain))
+            sample = last_within(schedule, domain, limit * WEIGHT_UNIT, end)
+            if on_ramp(schedule, sample):
+                sample = last_within(schedule, domain, limit * WEIGHT_UNIT - WEIGHT_UNIT // 2, end)
+            found.append((sample, domain))
     return sorted(found)
+
+
+def last_within(schedule: Schedule, domain: int, most: int, end: int) -> int:
+    """The last sample up to `end` before which no more than `most` (samples / WEIGHT_UNIT) is asked of the domain."""
+    return max(0, bisect_right(range(end + 1), most, key=lambda sample: schedule.target(sample)[domain]) - 1)
+
+
+def on_ramp(schedule: Schedule, sample: int) -> bool:
+    """Whether the sample lies on a ramp, or at its end."""
+    coming = [anchor for anchor in schedule.anchors if anchor.at >= sample]
+    return bool(coming) and coming[0].ramp != "step"
 
 
 def reallocate(
@@ -51,20 +63,27 @@ def reallocate(
     """The schedule that asks for no more than the limits before sample `end`, and where each domain ends that reaches
     its own: its weight is 0 from there on, and the others share it in proportion to theirs.
 
+    All anchors are worked out, also those after the end: a run that is made longer on its way keeps its past.
+
     Raises:
         NothingLeft: no other domain has a weight that may grow.
     """
     schedule = plain
     ends: dict[int, int] = {}
-    while over := used_up(schedule, limits, end):
+    while over := used_up(schedule, limits, max(end, plain.anchors[-1].at)):
         sample, gone = over[0]
         straight = straightened(schedule, sample)
-        if straight == schedule:
-            ends[gone] = sample
-            schedule = continued(schedule, sample, plain, frozenset(ends), fixed_at)
-        else:  # which moves the targets a little: look again
+        if straight != schedule:  # which moves the targets a little: look again
             schedule = straight
-    return schedule, ends
+            continue
+        try:
+            schedule = continued(schedule, sample, plain, frozenset({*ends, gone}), fixed_at)
+        except NothingLeft:
+            if sample >= end:  # the run never comes there
+                break
+            raise
+        ends[gone] = sample
+    return schedule, {gone: sample for gone, sample in ends.items() if sample < end}
 
 
 def continued(schedule: Schedule, sample: int, plain: Schedule, gone: frozenset[int], fixed_at: FixedAt) -> Schedule:
@@ -77,8 +96,7 @@ def continued(schedule: Schedule, sample: int, plain: Schedule, gone: frozenset[
         return passed_on(plain, at, gone, fixed_at(at))
 
     anchors = [anchor for anchor in schedule.anchors if anchor.at < sample]
-    here = schedule.anchors[len(anchors) :]
-    if here and here[0].ramp != "step" and anchors[-1].at < sample - 1:
+    if on_ramp(schedule, sample) and anchors[-1].at < sample - 1:
         anchors.append(ScheduleAnchor(sample - 1, schedule.weights_at(sample - 1), "linear"))
     anchors.append(ScheduleAnchor(sample, weights_at(sample)))
     for anchor in plain.anchors:

@@ -50,14 +50,17 @@ def read_spans(recipe: Recipe, manifest: Manifest) -> list[Span]:
     """
     anchors = recipe.curriculum.anchors
     places = [recipe.samples(anchor.at) for anchor in anchors]
-    run_end = recipe.steps * recipe.global_train_batch_size
     spans = []
     for index, anchor in enumerate(anchors):
         key = f"curriculum.anchors[{index}]"
-        fixed = {}
-        if anchor.epochs:
-            following = places[index + 1] if index + 1 < len(anchors) else run_end
-            fixed = epoch_weights(f"{key}.epochs", anchor.epochs, following - places[index], manifest)
+        last = index + 1 == len(anchors)
+        begins = places[index if anchor.ramp == "step" else index - 1]  # a ramp counts before it is done
+        if not anchor.epochs or (last and begins >= recipe.end):
+            # A short run of a long recipe does not know how long the last span was to be, and never comes there.
+            fixed = dict.fromkeys(anchor.epochs, Fraction(0))
+        else:
+            stop = recipe.end if last else places[index + 1]
+            fixed = epoch_weights(f"{key}.epochs", anchor.epochs, stop - places[index], manifest)
         spans.append(Span(places[index], anchor.ramp, fixed, read_shares(key, anchor, recipe, manifest)))
     return spans
 

@@ -2,10 +2,13 @@
 
 import dataclasses
 import itertools
+import re
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +18,7 @@ from train.curriculum import Exhaustion, build_plan, build_schedule, exhaustions
 from train.curriculum_config import AnchorConfig, CurriculumConfig
 from train.curriculum_shares import open_groups, tempered
 from train.errors import CurriculumError
+from train.reader import RecipeSource, read_recipe
 from train.recipe import DatasetConfig, Recipe
 from train.schema import value_problems
 
@@ -114,6 +118,26 @@ def test_weights_of_groups_multiply(shares: list[dict[str, float]]) -> None:
         assert opened[a + b + c] == product / (sums[0] * sums[1] * sums[2])
 
 
+def test_the_example_in_the_readme(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = re.findall(r"```yaml\n(curriculum:\n.*?)```", readme, re.DOTALL)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "{run_name: readme, max_duration: 12Ttok, global_train_batch_size: 4096, max_seq_len: 2048, "
+        "model: {max_seq_len: 2048}, dataset: {path: there}}"
+    )
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | yaml.safe_load(example)))
+    recipe = read_recipe(Recipe, RecipeSource(file))
+    rows = {"en": 2 * 10**9, "de": 10**9, "code": 3 * 10**8, "math": 5 * 10**7}
+    manifest = manifest_of(rows)
+    plan = build_plan(recipe, manifest)
+    drawn = dict(zip(plan.domains, plan.delivered(recipe.end).tolist(), strict=True))
+    assert [exhaustion.domain for exhaustion in exhaustions(recipe, manifest)] == ["math", "code"]
+    assert drawn["en"] + drawn["de"] + drawn["code"] + drawn["math"] == recipe.end
+    assert 0 <= 6 * rows["math"] - drawn["math"] <= 2
+    assert 0 <= 4 * rows["code"] - drawn["code"] <= 2
+
+
 def test_two_ways_to_a_domain_add_up() -> None:
     groups = {"web": {"en": 0.7, "wiki": 0.3}, "facts": {"wiki": 0.5, "books": 0.5}}
     opened = open_groups({"web": 0.5, "facts": 0.4, "wiki": 0.1}, groups)
@@ -121,7 +145,7 @@ def test_two_ways_to_a_domain_add_up() -> None:
 
 
 def test_groups_in_a_recipe() -> None:
-    """The README's example: the plan knows domains only."""
+    """The plan knows domains only."""
     groups = {"web": {"code": 0.7, "books": 0.3}}
     recipe = recipe_of([AnchorConfig("0tok", {"web": 0.8, "math": 0.2})], 1000, groups=groups)
     plan = build_plan(recipe, manifest_of(dict.fromkeys(NAMES, 100)))
@@ -193,6 +217,21 @@ def test_epochs_over_a_span(case: tuple[Recipe, dict[str, int], int, int]) -> No
         assert abs(drawn[name] - left * weight / total) < 4  # as they are without, from what is left
 
 
+@pytest.mark.parametrize("ramp", RAMPS)
+def test_a_short_run_of_a_recipe_with_epochs_at_its_end(ramp: str) -> None:
+    """The last anchor is never reached, nor a ramp to it: a trial of the first steps is no mistake."""
+    anchors = [
+        AnchorConfig("0tok", {"web": 1}),
+        AnchorConfig("100sp", {"code": 1}),
+        AnchorConfig("200sp", {"web": 1}, ramp, epochs={"math": 4}),
+    ]
+    manifest = manifest_of({"web": 50, "code": 50, "math": 10})
+    assert build_plan(recipe_of(anchors, 280), manifest).delivered(280)[2] >= 39
+    assert build_plan(recipe_of(anchors, 100), manifest).delivered(100).tolist() == [100, 0, 0]
+    with pytest.raises(CurriculumError, match=r"the epochs \(4 of math\) take 40 samples, and there are 20"):
+        build_plan(recipe_of(anchors, 220), manifest)
+
+
 def test_epochs_at_the_end_of_a_run_of_three_billion_samples() -> None:
     rows = {"web": 2_000_000_000, "code": 300_000_000, "math": 7_654_321}
     anchors = [
@@ -260,6 +299,18 @@ def test_max_epochs_are_never_exceeded(case: tuple[Recipe, Manifest, dict[str, i
 
 
 @quick
+@given(limited("reallocate"), st.integers(1, 700))
+def test_a_longer_run_has_the_same_past(case: tuple[Recipe, Manifest, dict[str, int]], more: int) -> None:
+    recipe, manifest, _ = case
+    longer = dataclasses.replace(recipe, max_duration=f"{end_of(recipe) + more}sp")
+    try:
+        before, after = build_schedule(recipe, manifest), build_schedule(longer, manifest)
+    except CurriculumError:
+        return
+    assert all(before.weights_at(sample) == after.weights_at(sample) for sample in range(end_of(recipe)))
+
+
+@settings(quick, max_examples=25)
 @given(st.sampled_from(RAMPS), some_weights(), some_weights(), some_rows)
 def test_the_others_keep_their_proportions(
     ramp: str, first: dict[str, float], last: dict[str, float], rows: dict[str, int]
@@ -291,14 +342,14 @@ def without(schedule: Schedule, sample: int, gone: set[str]) -> dict[str, float]
 
 def test_domains_that_are_used_up_one_after_another() -> None:
     anchors = [AnchorConfig("0tok", {"web": 0.5, "code": 0.25, "math": 0.25})]
-    recipe = recipe_of(anchors, 1000, max_epochs={"math": 2, "code": 3}, when_used_up="reallocate")
+    recipe = recipe_of(anchors, 1200, max_epochs={"math": 2, "code": 3}, when_used_up="reallocate")
     manifest = manifest_of({"web": 300, "code": 100, "math": 50})
-    # math: 100 samples at 0.25; then code, of which 100 are drawn, gets 1/3.
-    assert exhaustions(recipe, manifest) == [Exhaustion("math", 398, 2), Exhaustion("code", 998, 3)]
-    web, code, math = build_plan(recipe, manifest).delivered(1000).tolist()
-    assert 298 <= code <= 300
-    assert 98 <= math <= 100
-    assert web + code + math == 1000
+    # math: 100 samples at 0.25, while code has 100 as well; then code has 200 more at 1/3.
+    assert exhaustions(recipe, manifest) == [Exhaustion("math", 400, 2), Exhaustion("code", 1000, 3)]
+    plan = build_plan(recipe, manifest)
+    assert plan.delivered(400).tolist() == [200, 100, 100]
+    assert plan.delivered(1000).tolist() == [600, 300, 100]
+    assert plan.delivered(1200).tolist() == [800, 300, 100]
 
 
 def test_epochs_over_a_span_hold_when_another_domain_is_used_up() -> None:
