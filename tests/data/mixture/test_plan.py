@@ -70,14 +70,13 @@ def plans(draw: st.DrawFn, shortest_span: int = 1) -> Plan:
     return Plan(Schedule(domains, tuple(anchors)), shards, draw(st.integers(0, 2**63 - 1)))
 
 
-def errors(plan: Plan, start: int, stop: int) -> NDArray[np.float64]:
-    """[stop - start + 1, domains] delivered less asked before each of the samples, and after the last."""
+def errors(plan: Plan, start: int, stop: int, every: int = 1) -> NDArray[np.float64]:
+    """[places, domains] delivered less asked before `every`-th sample from `start` up to `stop`."""
     chosen = np.eye(len(plan.domains), dtype=np.int64)[plan[start:stop]["domain"]]
-    delivered = plan.delivered(start) + np.concatenate([np.zeros((1, len(plan.domains)), np.int64), chosen.cumsum(0)])
-    target = [plan.schedule.target(sample) for sample in range(start, stop + 1)]
-    error = [
-        [int(d) * WEIGHT_UNIT - t for d, t in zip(*row, strict=True)] for row in zip(delivered, target, strict=True)
-    ]
+    counts = np.concatenate([np.zeros((1, len(plan.domains)), np.int64), chosen.cumsum(0)])[::every]
+    delivered = (plan.delivered(start) + counts).tolist()
+    target = [plan.schedule.target(sample) for sample in range(start, stop + 1, every)]
+    error = [[d * WEIGHT_UNIT - t for d, t in zip(*row, strict=True)] for row in zip(delivered, target, strict=True)]
     return np.array(error, np.float64) / WEIGHT_UNIT
 
 
@@ -111,7 +110,7 @@ def test_anchors_a_few_samples_apart_lose_nothing(plan: Plan, start: int) -> Non
 @pytest.mark.parametrize("start", [0, 999_999_500, 1_999_999_000, 2_345_678_901, 2_899_999_000, 3_000_000_000])
 def test_counts_stay_near_their_targets_at_three_billion_samples(start: int) -> None:
     plan = trillions()
-    error = errors(plan, start, start + 4000)
+    error = errors(plan, start, start + 1500)
     assert np.abs(error).max() < 1.5
     assert np.abs(error[64:] - error[:-64]).max() <= 2
 
@@ -119,7 +118,7 @@ def test_counts_stay_near_their_targets_at_three_billion_samples(start: int) -> 
 def test_no_domain_is_favoured_over_a_run() -> None:
     """Errors at blocks' edges average to nothing: what is owed is carried, and lands on no domain in particular."""
     plan = trillions()
-    error = errors(plan, 500_000_000, 500_030_000)[::LEAF]
+    error = errors(plan, 500_000_000, 500_032_000, every=LEAF)
     assert np.abs(error.mean(axis=0)).max() < 0.25
     assert np.abs(error.mean(axis=0)[:-1]).mean() < 0.05
 
@@ -157,7 +156,7 @@ def test_samples_are_read_in_any_shape() -> None:
     assert (batches[3] == plan[1920:1936]).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(plan=plans())
 def test_every_row_once_before_any_again(plan: Plan) -> None:
     samples = plan[0:3000]
@@ -169,11 +168,11 @@ def test_every_row_once_before_any_again(plan: Plan) -> None:
             assert sorted(mine["row"][mine["epoch"] == epoch]) == list(range(order.row_count))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(plan=plans())
 def test_a_domain_without_weight_is_not_drawn(plan: Plan) -> None:
-    domain = plan[0:9000]["domain"]
-    targets = [plan.schedule.target(sample) for sample in range(9001)]
+    domain = plan[0:3000]["domain"]
+    targets = [plan.schedule.target(sample) for sample in range(3001)]
     for sample, number in enumerate(domain):
         assert targets[sample + 1][number] > targets[sample][number]
 
