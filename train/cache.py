@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 
@@ -31,6 +32,12 @@ def parse_size(text: str) -> int:
     return int(float(match["number"]) * UNITS[match["unit"].lower()])
 
 
+def size_in_words(size: int) -> str:
+    """Bytes in two digits or more, rounded up: `12gb`."""
+    unit = next((unit for unit in reversed(UNITS) if size >= 10 * UNITS[unit]), "b")
+    return f"{math.ceil(size / UNITS[unit])}{unit}"
+
+
 def cache_limit_problems(limit: str | None, remote: str | None) -> Iterator[Problem]:
     if limit is None:
         return
@@ -46,11 +53,8 @@ def cache_limit_problems(limit: str | None, remote: str | None) -> Iterator[Prob
 def cache_problems(limit: int | None, manifest: Manifest, domains: Iterable[str]) -> Iterator[Problem]:
     """A limit that the shards in use at once would not fit under: every shard would be fetched again and again."""
     if limit is not None and limit < (needed := bytes_in_use(manifest, domains)):
-        yield (
-            "dataset.cache_limit",
-            f"expected {round(needed / UNITS['mb'] + 0.5):,}mb at least, for the shards that are in use at once, "
-            f"found {limit / UNITS['mb']:,.0f}mb",
-        )
+        expected = f"expected {size_in_words(needed)} at least, for the shards that are in use at once"
+        yield "dataset.cache_limit", f"{expected}, found {size_in_words(limit)}"
 
 
 def bytes_in_use(manifest: Manifest, domains: Iterable[str]) -> int:
