@@ -64,7 +64,7 @@ def show(run: RunDirectory, verdict: Verdict) -> None:
 def counts(verdict: Verdict) -> Iterator[str]:
     """What was looked at."""
     ranks = join_words([f"{ranks:,}" for ranks in verdict.ranks])
-    began = f"{plural(len(verdict.starts), 'start')}, {ranks} {'rank' if ranks == '1' else 'ranks'}"
+    began = f"{plural(len(verdict.starts), 'start')} on {ranks} {'rank' if ranks == '1' else 'ranks'}"
     right = f"{plural(verdict.samples, 'sample')}{'' if verdict.holds else ' as planned'}"
     seen = f"{plural(verdict.steps, 'step')}, {right}, {began}"
     yield f"{seen}: nothing lost, nothing repeated, nothing out of place" if verdict.holds else seen

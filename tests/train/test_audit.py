@@ -110,7 +110,7 @@ def test_a_run_that_was_killed_and_moved_is_as_planned(
     assert [said["domains"][name]["samples"] for name in plan.domains] == plan.delivered(SAMPLES).tolist()
     assert main(["audit", str(killed_run)]) == 0
     printed = capsys.readouterr().out
-    assert "as planned" in printed and "3 starts, 1 and 2 ranks: nothing lost, nothing repeated" in printed
+    assert "as planned" in printed and "3 starts on 1 and 2 ranks: nothing lost, nothing repeated" in printed
 
 
 def test_metrics_say_what_the_audit_proves(killed_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,7 @@ def test_the_run_directory_tells_the_story(uninterrupted: Path, workshop: Simple
         path.name for path in uninterrupted.iterdir()
     }
     assert list(uninterrupted.glob("wandb/offline-run-*/*.wandb"))
+    assert len(list(uninterrupted.glob("wandb/offline-run-*/files/media/images/moe/routing_*.png"))) == 2
     log = log_of(workshop, "uninterrupted").read_text()
     assert "step 12/12" in log
     assert "held-out loss" in log

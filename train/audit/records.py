@@ -144,7 +144,7 @@ def read_records(path: Path, domains: Mapping[str, int]) -> NDArray[np.void]:
         records = np.empty(len(table), RECORD)
         for name in RECORD.names or ():
             records[name] = domain_numbers(table, domains) if name == "domain" else table[name].to_numpy()
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise UnreadableError(f"one that can't be read ({in_a_line(error)})") from None
     return records
 

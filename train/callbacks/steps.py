@@ -29,7 +29,7 @@ class StepRecorder(Callback):
         statistics: what the model counts during a step; read and cleared here.
         clipping: knows the gradient norm of the step.
         wandb: the run in W&B; None on every rank but the first.
-        routing_interval: steps between two rows of routing; it is as large as all other rows of ten steps together.
+        routing_interval: steps between two rows of routing, each of layers x domains x experts numbers.
     """
 
     def __init__(
