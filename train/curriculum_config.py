@@ -11,7 +11,7 @@ from data.manifest import Manifest
 from data.mixture.schedule import RAMPS
 from data.mixture.times import parse_time
 from train.curriculum_shares import normalised, open_groups, way_back
-from train.schema import Problem, nearest
+from train.schema import Problem, join, nearest
 from train.times import readable_time, time_problems
 
 # Rows of metrics.jsonl have these names beside the domains' own under loss/train/.
@@ -151,7 +151,7 @@ def sums_to_one(shares: Mapping[str, float]) -> bool:
 def count_problems(key: str, counts: Mapping[str, float]) -> Iterator[Problem]:
     for name, count in counts.items():
         if not 0 < count < math.inf:
-            yield f"{key}.{name}".lstrip("."), f"expected a number of epochs above 0, found {count}"
+            yield join(key, name), f"expected a number of epochs above 0, found {count}"
 
 
 def name_problems(key: str, name: str) -> Iterator[Problem]:
@@ -169,17 +169,17 @@ def domain_problems(curriculum: CurriculumConfig, manifest: Manifest, dataset: s
         if name in groups:
             yield key, f"{name} is a group; name its domains: {', '.join(open_groups({name: 1}, groups))}"
         else:
-            yield from dataset_problems(key, name, manifest, dataset, ())
+            yield from missing_problems(key, name, manifest, dataset, ())
     for key, name in curriculum.share_names():
         if name not in groups:
-            yield from dataset_problems(key, name, manifest, dataset, groups)
+            yield from missing_problems(key, name, manifest, dataset, groups)
     for index, anchor in enumerate(curriculum.anchors):
         if anchor.temperature is not None and anchor.domains is None:
             for name in manifest.domains:
                 yield from name_problems(f"anchors[{index}].temperature", name)
 
 
-def dataset_problems(key: str, name: str, manifest: Manifest, dataset: str, groups: Iterable[str]) -> Iterator[Problem]:
+def missing_problems(key: str, name: str, manifest: Manifest, dataset: str, groups: Iterable[str]) -> Iterator[Problem]:
     if name not in manifest.domains:
         known = nearest(name, [*manifest.domains, *groups])
         yield key, f"no such domain in {dataset}{known} (it has {', '.join(manifest.domains)})"

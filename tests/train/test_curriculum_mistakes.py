@@ -138,7 +138,7 @@ def test_a_domain_that_is_used_up_is_told_with_step_tokens_and_epochs(workshop: 
     with pytest.raises(RecipeError) as caught:
         read_run(file, [ONE_ANCHOR, f"max_duration={steps}ba"])
     sentence = str(caught.value)
-    step = (4 * rows - 1) // 8 + 1  # 2 epochs lie in the first 4 * rows samples
+    step = 4 * rows // 8 + 1  # 2 epochs lie in the first 4 * rows samples; the next one would be more
     assert f"{file}:{line}: curriculum.max_epochs.code: code is used up in step {step:,} of {steps:,} (" in sentence
     assert "the curriculum asks for 2.5" in sentence
     assert " epochs of it, where 2 are allowed (" in sentence
