@@ -15,7 +15,7 @@ from data.manifest import FILE, INDEX, Manifest, file_sizes, split_folders, veri
 def fetch(remote: str, folder: Path) -> Manifest:
     """Brings the manifest and the indexes of the dataset at `remote` into `folder`, which caches its shards.
 
-    A shard that lies there in another size was being fetched when a run was killed; it is deleted.
+    What was being fetched there when a run was killed is deleted.
 
     Args:
         remote: anything that Streaming fetches from: s3://..., gs://..., oci://..., hf://..., a path, and so on.
@@ -81,9 +81,10 @@ def download(remote: str, local: Path) -> Path:
 
 
 def drop_half_fetched(folder: Path, entries: list[dict[str, Any]]) -> None:
-    """Deletes shard files of another size than the index says."""
-    sizes = file_sizes(folder)
-    for entry in entries:
-        for file in (entry["raw_data"], entry["zip_data"]):
-            if file is not None and sizes.get(file["basename"], file["bytes"]) != file["bytes"]:
-                (folder / file["basename"]).unlink(missing_ok=True)
+    """Deletes shard files of another size than the index says, and `shard.00000.mds.SOMETHING` beside them."""
+    whole = {
+        file["basename"]: file["bytes"] for entry in entries for file in (entry["raw_data"], entry["zip_data"]) if file
+    }
+    for name, size in file_sizes(folder).items():
+        if whole.get(name, size) != size or (name not in whole and name.rpartition(".")[0] in whole):
+            (folder / name).unlink(missing_ok=True)

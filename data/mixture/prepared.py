@@ -83,10 +83,12 @@ class PreparedDataset(StreamingDataset):
         shard, stream = self.shards[shard_id], self.streams[self.stream_per_shard[shard_id]]
         raw, compressed = shard.file_pairs[0]
         name = (compressed or raw).basename
-        if stream.remote is None:
-            return DataError(f"{stream.local}/{name} can't be read: {first_line(error)}")
-        shard.evict()
         self._shard_states[shard_id] = _ShardState.REMOTE
+        if stream.remote is None:
+            path = Path(stream.local) / name
+            gone = "the file is gone; restore it, or prepare the dataset again"
+            return DataError(f"{path} can't be read: {first_line(error) if path.exists() else gone}")
+        shard.evict()
         return DataError(f"{name} can't be fetched from {stream.remote}: {first_line(error)}")
 
 

@@ -3,14 +3,15 @@
 Streaming keeps what it is good at: download, cache, eviction, prefetch, hashes, worker processes, state. This class
 tells it which samples come next, lazily, and takes whole batches out of the shards once they are there.
 
-Private seams of mosaicml-streaming 0.13 used here: `_get_work` returns what `_Iterator` reads by `len(ids)` and
-`ids[i]` from three threads; `__iter__` calls `self[item]` for each item of `_each_sample_id`; `on_exception` hears of
-a thread's end; `prepare_shard` is asked for every sample, and `_shard_states` tells which shards are there. Two more
-are in data/mixture/spans.py. tests/data/mixture/test_streaming_seams.py watches them all.
+Private seams of mosaicml-streaming 0.13 used here: `_get_work` returns what `_Iterator` and `_prepare_thread` read by
+`len(ids)` and `ids[i]`; `__iter__` starts `_prepare_thread` and `_ready_thread` and calls `self[item]` for each item of
+`_each_sample_id`; `on_exception` hears of a thread's end; `_shard_states` tells which shards are there. Two more are in
+data/mixture/spans.py. tests/data/mixture/test_streaming_seams.py watches them all.
 """
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from streaming.base.constant import TICK
 from streaming.base.dataset import _Iterator, _ShardState
 
+from data.errors import DataError
 from data.mixture.open_shards import OpenShards, SampleLayout
 from data.mixture.order import SHARDS_PER_GROUP
 from data.mixture.plan import Plan
@@ -81,7 +83,7 @@ class CurriculumDataset(PreparedDataset):
         self.epoch_size = ENDLESS
         # In what is yielded, which is batches.
         self.length = ENDLESS // self._parallel_rank_world.num_ranks // device_batch_size
-        self._open_shards = OpenShards(self.shards, self.layout, OPEN_SHARDS * len(folders))
+        self._open_shards = OpenShards(self.shards, self.layout, min(OPEN_SHARDS * len(folders), files_allowed() // 2))
         self._prepared: set[int] = set()  # shards whose raw file is there as long as their state says so
         self._failure: BaseException | None = None
 
@@ -109,16 +111,35 @@ class CurriculumDataset(PreparedDataset):
         )
         return WorkerSamples(self.plan, share, self.spans, self.sample_offset_per_stream)
 
+    def _ready_thread(self, it: _Iterator) -> None:
+        """Counts batches as ready once all their shards are there. Streaming's own waits for ever for a shard that was
+        evicted while it waited, or whose fetching failed in another process."""
+        samples: Any = it.sample_ids
+        states = self._shard_states.numpy()
+        assert self.predownload is not None
+        while not it.should_exit() and not self._event.is_set():
+            if it.ready_index - it.yield_index > self.predownload:
+                sleep(TICK)
+                continue
+            shards = samples.batch(it.ready_index // self.device_batch_size).shard
+            missing = shards[states[shards] != _ShardState.LOCAL]
+            for shard in missing.tolist():
+                self.prepare_shard(shard, blocking=False)
+            if missing.size:
+                sleep(TICK)
+            else:
+                it.ready_index += self.device_batch_size
+        it.on_exit()
+
     def _each_sample_id(self, it: _Iterator) -> Iterator[Any]:
-        """Yields whole batches, each once all its shards are there, where Streaming yields one sample's id."""
+        """Yields whole batches that are ready, where Streaming yields one sample's id."""
         samples: Any = it.sample_ids
         while not it.should_exit():
-            ready = it.ready_index >= it.yield_index + self.device_batch_size
-            if self._event.is_set():  # looked at last: threads that end early count samples as ready that are not
+            if self._event.is_set():
                 it.on_exit()
                 assert self._failure is not None
                 raise self._failure
-            if not ready:
+            if it.ready_index <= it.yield_index:
                 sleep(TICK)
                 continue
             number = it.yield_index // self.device_batch_size
@@ -140,16 +161,33 @@ class CurriculumDataset(PreparedDataset):
         return {"tokens": tokens, **{name: batch.places[name].astype(np.int64) for name in PLACE_COLUMNS}}
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
-        """As Streaming does, but without its file lock where the shard is known to be there."""
-        if shard_id in self._prepared and self._shard_states[shard_id] == _ShardState.LOCAL:
+        """As Streaming does, but without its file lock where a thread that goes ahead finds the shard there already.
+
+        A reader, which blocks, has just missed the file and wants it to be looked for.
+        """
+        if not blocking and shard_id in self._prepared and self._shard_states[shard_id] == _ShardState.LOCAL:
             self._shard_access_times[shard_id] = time_ns()
             return
-        super().prepare_shard(shard_id, blocking)
+        try:
+            super().prepare_shard(shard_id, blocking)
+        except DataError as error:
+            self._fail(error)
+            raise
         if self._shard_states[shard_id] == _ShardState.LOCAL:
             self._prepared.add(shard_id)
 
     def on_exception(self, future: Future) -> None:
-        """Keep what ended a thread, for the reader to raise; Streaming raises it where nobody hears."""
-        if failure := future.exception():
-            self._failure = self._failure or failure
+        """Streaming raises what ended a thread where nobody hears."""
+        if error := future.exception():
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """End all threads, and have the reader raise this."""
+        self._failure = self._failure or error
+        if hasattr(self, "_event"):  # which iteration makes; single samples can be read without
             self._event.set()
+
+
+def files_allowed() -> int:
+    """How many files a process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -56,7 +56,7 @@ def test_a_cache_that_cannot_be_is_refused(
 
 def test_a_limit_is_for_copies_alone(write_run: Callable[..., Path]) -> None:
     recipe = write_run({"web": [1500]}, [{"at": "0tok", "weights": {"web": 1}}])
-    with pytest.raises(RecipeError, match="needs dataset.remote: what lies in dataset.path is the only copy"):
+    with pytest.raises(RecipeError, match=r"needs dataset\.remote: what lies in dataset\.path is the only copy"):
         read_run(recipe, ["dataset.cache_limit=1tb"])
 
 

@@ -101,6 +101,29 @@ def test_a_limit_never_touches_shards_that_are_not_a_copy(remote: Path) -> None:
         PreparedDataset([remote / "web"], None, batch_size=1, cache_limit=10**9)
 
 
+def test_a_shard_that_somebody_deleted_is_fetched_again(remote: Path, tmp_path: Path, two_stages: Plan) -> None:
+    dataset = dataset_at(remote, tmp_path / "cache", two_stages)
+    batches = iter(CurriculumLoader(dataset))
+    read = [next(batches) for _ in range(5)]
+    wait_until(lambda: shards_of(dataset, two_stages, 0, ANCHOR) <= set(fetched(remote)))
+    for shard in (tmp_path / "cache" / "web").glob("*.mds"):
+        shard.unlink()
+    read += [next(batches) for _ in range(40)]
+    assert np.concatenate([batch["row"] for batch in read]).tolist() == two_stages[: 45 * BATCH]["row"].tolist()
+    assert len(fetched(remote)) > len(set(fetched(remote)))
+
+
+def test_a_shard_that_is_gone_and_has_no_remote_is_named(remote: Path, two_stages: Plan) -> None:
+    dataset = CurriculumDataset(two_stages, [remote / name for name in ROWS], BATCH, predownload=BATCH)
+    batches = iter(CurriculumLoader(dataset))
+    next(batches)
+    for shard in (remote / "web").glob("*.mds"):
+        shard.unlink()
+    with pytest.raises(DataError, match=r"web/shard\.[0-9]{5}\.mds can't be read: the file is gone; restore it"):
+        for _ in range(100):
+            next(batches)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_shard_that_the_remote_lacks_is_named(remote: Path, tmp_path: Path, two_stages: Plan, workers: int) -> None:
     dataset = dataset_at(remote, tmp_path / "cache", two_stages)

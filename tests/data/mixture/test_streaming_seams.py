@@ -20,16 +20,28 @@ def test_iteration_takes_its_ids_and_its_items_from_methods_that_we_replace() ->
     assert "ready_future.add_done_callback(self.on_exception)" in source
 
 
-def test_threads_only_find_and_prepare_the_shard_of_an_id_and_skip_minus_one() -> None:
-    for thread, index in (("_prepare_thread", "prepare_index"), ("_ready_thread", "ready_index")):
-        source = inspect.getsource(getattr(StreamingDataset, thread))
-        assert source.count("sample_id") == source.count("sample_ids") + 3
-        assert f"sample_id = it.sample_ids[it.{index}]" in source
-        assert "if sample_id == -1:" in source
-        assert "shard_id, _ = self.spanner[sample_id]" in source
-        assert "self.prepare_shard(shard_id, False)" in source
-        assert f"samples_ahead = it.{index} - it.yield_index" in source
+def test_the_thread_that_goes_ahead_only_finds_and_prepares_the_shard_of_an_id_and_skips_minus_one() -> None:
+    source = inspect.getsource(StreamingDataset._prepare_thread)
+    assert source.count("sample_id") == source.count("sample_ids") + 3
+    assert "sample_id = it.sample_ids[it.prepare_index]" in source
+    assert "if sample_id == -1:" in source
+    assert "shard_id, _ = self.spanner[sample_id]" in source
+    assert "self.prepare_shard(shard_id, False)" in source
+    assert "samples_ahead = it.prepare_index - it.yield_index" in source
     assert "len(sample_ids)" in inspect.getsource(dataset_module._Iterator.__init__)
+
+
+def test_three_threads_share_an_iterator_and_each_says_that_it_exits() -> None:
+    source = inspect.getsource(StreamingDataset.__iter__)
+    assert "self._executor.submit(self._prepare_thread, it)" in source
+    assert "self._executor.submit(self._ready_thread, it)" in source
+    for thread in ("_prepare_thread", "_ready_thread", "_each_sample_id"):
+        source = inspect.getsource(getattr(StreamingDataset, thread))
+        assert "if it.should_exit():" in source
+        assert "if self._event.is_set():" in source.replace(
+            "if hasattr(self, '_event') and self._event", "if self._event"
+        )
+        assert source.rstrip().endswith("it.on_exit()")
 
 
 def test_a_shard_that_is_there_is_local_and_a_late_reader_fetches_it_again() -> None:
