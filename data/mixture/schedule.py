@@ -21,8 +21,8 @@ PLACES = 80
 ONE = 1 << PLACES
 PI = 3797952473636338580787994  # pi, to PLACES binary places
 
-# A schedule is cut into pieces, in each of which the weights are straight lines. Those of a ramp are so short that the
-# count which a cosine asks for is followed within a tenth of a sample.
+# A schedule is cut into pieces, in each of which the weights are straight lines. Those of a cosine are so short
+# that the count which it asks for is followed within a tenth of a sample.
 LONGEST_PIECE = 1 << 20
 SHORTEST_PIECE = 8
 
@@ -85,8 +85,8 @@ class Schedule:
     def _piece(self, start: int) -> Piece:
         anchor, following = self._span(start)
         size = LONGEST_PIECE
-        if following is not None and following.ramp != "step":
-            size = ramp_piece(following.at - anchor.at)
+        if following is not None and following.ramp == "cosine":
+            size = cosine_piece(following.at - anchor.at)
         stop = start + size if following is None else min(start + size, following.at)
         ends = tuple(weight == 0 for weight in self.weights_at(stop))
         return Piece(start, stop, self.weights_at(start), self.target(start), self.target(stop), ends)
@@ -147,8 +147,8 @@ def sine(angle: int) -> int:
     return total
 
 
-def ramp_piece(length: int) -> int:
-    """Samples of a piece of a ramp of this length."""
+def cosine_piece(length: int) -> int:
+    """Samples of a piece of a cosine ramp of this length."""
     size = floor_power_of_two(max(length // 512, min(length // 16, 64)))
     return max(SHORTEST_PIECE, min(LONGEST_PIECE, size))
 
