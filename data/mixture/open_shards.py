@@ -43,12 +43,12 @@ class SampleLayout:
         Raises:
             DataError: there are several, or another than one column of tokens of a fixed length.
         """
-        found = {
-            (*shard.column_names, *shard.column_encodings) if isinstance(shard, MDSReader) else () for shard in shards
+        encodings = {
+            shard.column_encodings[0] if isinstance(shard, MDSReader) and shard.column_names == [COLUMN] else ""
+            for shard in shards
         }
-        name, encoding = found.pop() if len(found) == 1 else ("", "")
-        match = ENCODING.fullmatch(encoding)
-        if name != COLUMN or match is None:
+        match = ENCODING.fullmatch(encodings.pop()) if len(encodings) == 1 else None
+        if match is None:
             raise DataError(
                 f"{shards[0].dirname}: expected shards with one column, {COLUMN}, of one type and length in all "
                 "domains, such as `brickyard prepare` writes"
@@ -68,7 +68,7 @@ class MappedShard:
         """Whether the file is still the one at its path: Streaming may have evicted it, and fetched it again."""
         try:
             return self.path.stat().st_ino == self.inode
-        except FileNotFoundError:
+        except OSError:
             return False
 
 

@@ -76,6 +76,7 @@ class PreparedDataset(StreamingDataset):
         try:
             super().prepare_shard(shard_id, blocking)
         except Exception as error:
+            self._cache_filelock.release(force=True)  # Streaming holds on to it if it fails at the wrong moment
             raise self._cannot_prepare(shard_id, error) from error
 
     def _cannot_prepare(self, shard_id: int, error: Exception) -> DataError:
@@ -83,12 +84,13 @@ class PreparedDataset(StreamingDataset):
         shard, stream = self.shards[shard_id], self.streams[self.stream_per_shard[shard_id]]
         raw, compressed = shard.file_pairs[0]
         name = (compressed or raw).basename
-        self._shard_states[shard_id] = _ShardState.REMOTE
+        if stream.remote is not None:
+            shard.evict()
+        self._shard_states[shard_id] = _ShardState.REMOTE  # nobody waits for it any more
         if stream.remote is None:
             path = Path(stream.local) / name
             gone = "the file is gone; restore it, or prepare the dataset again"
             return DataError(f"{path} can't be read: {first_line(error) if path.exists() else gone}")
-        shard.evict()
         return DataError(f"{name} can't be fetched from {stream.remote}: {first_line(error)}")
 
 

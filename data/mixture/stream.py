@@ -12,6 +12,7 @@ data/mixture/spans.py. tests/data/mixture/test_streaming_seams.py watches them a
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -190,4 +191,5 @@ class CurriculumDataset(PreparedDataset):
 
 def files_allowed() -> int:
     """How many files a process may have open."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft

@@ -15,20 +15,17 @@ from data.mixture.schedule import Schedule, ScheduleAnchor, quantise
 LENGTH = 8
 
 
-def write_domains(root: Path, rows: Mapping[str, int], rows_per_shard: int, **options: Any) -> list[Path]:
-    """Writes each domain into ROOT/DOMAIN and returns the folders."""
+def write_domains(
+    root: Path, rows: Mapping[str, int], rows_per_shard: int, compression: str | None = None
+) -> list[Path]:
+    """Writes each domain into ROOT/DOMAIN, in shards of about so many rows, and returns the folders."""
+    columns, size_limit = {"tokens": f"ndarray:uint16:{LENGTH}"}, 400 + rows_per_shard * (4 + 2 * LENGTH)
     for number, (name, count) in enumerate(rows.items()):
-        settings = {"columns": {"tokens": f"ndarray:uint16:{LENGTH}"}, "hashes": ["xxh64"], **options}
-        size_limit = bytes_of_shard(rows_per_shard, settings["columns"])
-        with MDSWriter(out=str(root / name), size_limit=size_limit, **settings) as writer:
+        settings = {"columns": columns, "hashes": ["xxh64"], "compression": compression, "size_limit": size_limit}
+        with MDSWriter(out=str(root / name), **settings) as writer:
             for row in range(count):
                 writer.write({"tokens": tokens_of(np.array([number]), np.array([row]))[0].astype(np.uint16)})
     return [root / name for name in rows]
-
-
-def bytes_of_shard(rows: int, columns: Mapping[str, str]) -> int:
-    """A size limit under which MDSWriter puts about so many rows into a shard."""
-    return 400 + rows * (4 + 2 * LENGTH)
 
 
 def tokens_of(domain: NDArray[Any], row: NDArray[Any]) -> NDArray[np.int64]:

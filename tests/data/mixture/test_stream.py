@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from streaming import MDSWriter
 from streaming.base.world import World
 
 from data.errors import DataError
@@ -163,10 +164,18 @@ def test_a_loader_counts_the_samples_that_it_gave(plan: Plan, folders: list[Path
     assert state["sample_in_epoch"] == 124
 
 
-def test_shards_without_tokens_of_a_fixed_length_are_refused(tmp_path: Path, folders: list[Path], plan: Plan) -> None:
-    others = write_domains(tmp_path, ROWS, rows_per_shard=20, columns={"tokens": "ndarray:uint16"})
+@pytest.mark.parametrize(
+    "columns",
+    [{"tokens": "ndarray:uint16"}, {"tokens": "ndarray:float32:8"}, {"tokens": "ndarray:uint16:8", "domain": "int"}],
+)
+def test_shards_without_tokens_of_a_fixed_length_are_refused(tmp_path: Path, plan: Plan, columns: dict) -> None:
+    folders = [tmp_path / name for name in ROWS]
+    dtype = np.float32 if "float" in columns["tokens"] else np.uint16
+    for folder in folders:
+        with MDSWriter(out=str(folder), columns=columns) as writer:
+            writer.write({"tokens": np.zeros(LENGTH, dtype), "domain": 1})
     with pytest.raises(DataError, match="one column, tokens, of one type and length"):
-        CurriculumDataset(plan, others, device_batch_size=4)
+        CurriculumDataset(plan, folders, device_batch_size=4)
 
 
 @pytest.mark.parametrize("compression", ["zstd", "zstd:7"])
