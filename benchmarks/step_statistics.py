@@ -22,7 +22,7 @@ import torch
 from composer.utils import dist
 
 from data.mixture.plan import Plan
-from model.composer_model import Batch, DbrxComposerModel, next_token_targets
+from model.composer_model import Batch, DbrxComposerModel
 from model.statistics import microbatch_statistics
 from train.build import build_device, build_model, build_train_data, widen
 from train.callbacks.routing import RoutingSum
@@ -89,7 +89,7 @@ def training_step(model: DbrxComposerModel, recipe: Recipe, batch: Batch) -> Cal
 def step_statistics(model: DbrxComposerModel, batch: Batch) -> Callable[[], None]:
     """All that is done for them in a step: count, add to the step's, reduce, and add to the routing's."""
     outputs = model(batch)
-    targets = next_token_targets(batch["tokens"], model.end_of_text)
+    targets = model.targets(batch)
     balancing = model.loss(outputs, batch)["load_balancing"].detach()
     routing = RoutingSum()
 

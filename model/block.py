@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from model.attention import GroupedQueryAttention
 from model.config import ModelConfig
+from model.documents import Documents
 from model.experts import build_experts
 from model.precision import as_autocast
 from model.router import Router, Routing
@@ -19,9 +20,10 @@ class NormAttentionNorm(nn.Module):
         self.attn = GroupedQueryAttention(config)
         self.norm_2 = nn.LayerNorm(config.d_model, bias=False)
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BTD: Tensor, documents: Documents | None = None) -> tuple[Tensor, Tensor]:
         """Returns the residual stream and its normalised copy for the experts, both [B, T, D]."""
-        x_BTD = x_BTD + nn.functional.dropout(self.attn(self.norm_1(x_BTD)), self.resid_pdrop, self.training)
+        y_BTD = self.attn(self.norm_1(x_BTD), documents)
+        x_BTD = x_BTD + nn.functional.dropout(y_BTD, self.resid_pdrop, self.training)
         return x_BTD, self.norm_2(x_BTD)
 
 
@@ -51,8 +53,8 @@ class Block(nn.Module):
         self.norm_attn_norm = NormAttentionNorm(config)
         self.ffn = MixtureOfExperts(config)
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Routing]:
+    def forward(self, x_BTD: Tensor, documents: Documents | None = None) -> tuple[Tensor, Routing]:
         """Returns the residual stream [B, T, D] after this block, and its routing."""
-        x_BTD, normed_BTD = self.norm_attn_norm(x_BTD)
+        x_BTD, normed_BTD = self.norm_attn_norm(x_BTD, documents)
         y_BTD, routing = self.ffn(normed_BTD)
         return x_BTD + nn.functional.dropout(y_BTD, self.resid_pdrop, self.training), routing

@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from model.config import ModelConfig
 from model.dbrx import DbrxForCausalLM, DbrxOutput
+from model.documents import find_documents
 from model.head import IGNORED
 from model.router import load_balancing_loss
 from model.statistics import StepStatistics, microbatch_statistics
@@ -20,10 +21,10 @@ Batch = Mapping[str, Tensor]
 class DbrxComposerModel(ComposerModel):
     """A DBRX decoder with its loss, per-domain statistics and evaluation metric.
 
-    A batch has 'tokens' (int64 [B, T]) and 'domain' (int64 [B], an index into `domains`). Sequences run across document
-    ends: attention is plain causal. `step_statistics` gathers what the microbatches of one optimizer step saw; a
-    callback reads and clears it. Raises ValueError if the config can't be built, there is no domain, or `end_of_text`
-    is no token.
+    A batch has 'tokens' (int64 [B, T]) and 'domain' (int64 [B], an index into `domains`). Attention, positions
+    and loss run across document ends or stop there, as `attend_across_documents` says. `step_statistics` gathers what
+    the microbatches of one optimizer step saw; a callback reads and clears it. Raises ValueError if the config can't be
+    built, there is no domain, or `end_of_text` is no token.
     """
 
     def __init__(self, config: ModelConfig, domains: Sequence[str], end_of_text: int, seed: int = 0) -> None:
@@ -41,7 +42,13 @@ class DbrxComposerModel(ComposerModel):
 
     def forward(self, batch: Batch) -> DbrxOutput:
         """Runs the decoder and its loss head; logits are never held."""
-        return self.model(batch["tokens"], next_token_targets(batch["tokens"], self.end_of_text))
+        across = self.config.attend_across_documents
+        documents = None if across else find_documents(batch["tokens"], self.end_of_text)
+        return self.model(batch["tokens"], self.targets(batch), documents)
+
+    def targets(self, batch: Batch) -> Tensor:
+        """int64 [B, T], as `next_token_targets` gives them for this model."""
+        return next_token_targets(batch["tokens"], self.end_of_text, self.config.attend_across_documents)
 
     def loss(self, outputs: DbrxOutput, batch: Batch, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """Composer's dict of fp32 scalars in nats: it takes the gradient of 'total' and logs each as loss/train/KEY.
@@ -52,7 +59,7 @@ class DbrxComposerModel(ComposerModel):
         cross_entropy = outputs.token_loss.mean
         ffn = self.config.ffn_config
         balancing = ffn.moe_loss_weight * load_balancing_loss(outputs.routings, ffn.moe_loss_per_layer)
-        targets_BT = next_token_targets(batch["tokens"], self.end_of_text)
+        targets_BT = self.targets(batch)
         self.step_statistics.add(
             microbatch_statistics(outputs, targets_BT, batch["domain"], len(self.domains), balancing)
         )
@@ -65,7 +72,7 @@ class DbrxComposerModel(ComposerModel):
     def update_metric(self, batch: Batch, outputs: DbrxOutput, metric: Metric) -> None:
         """Adds an evaluation batch to the metric."""
         assert outputs.token_loss is not None, "forward always passes targets"
-        targets_BT = next_token_targets(batch["tokens"], self.end_of_text)
+        targets_BT = self.targets(batch)
         metric.update(outputs.token_loss.loss_BT, targets_BT != IGNORED)
 
 
@@ -91,12 +98,14 @@ class MeanTokenLoss(Metric):
         return self.loss_sum / self.tokens
 
 
-def next_token_targets(tokens_BT: Tensor, end_of_text: int) -> Tensor:
+def next_token_targets(tokens_BT: Tensor, end_of_text: int, across_documents: bool = True) -> Tensor:
     """int64 [B, T]: each position's next token, or `IGNORED` at the last position and in padding.
 
     Padding is end_of_text after end_of_text: the first one ends a document and is learned, the rest fill the sample.
+    Without across_documents the token after an end_of_text is no target either: it begins another document.
     """
     targets_BT = torch.full_like(tokens_BT, IGNORED)
     targets_BT[:, :-1] = tokens_BT[:, 1:]
-    padding_BT = (tokens_BT == end_of_text) & (targets_BT == end_of_text)
-    return targets_BT.masked_fill_(padding_BT, IGNORED)
+    end_BT = tokens_BT == end_of_text
+    left_out_BT = end_BT & (targets_BT == end_of_text) if across_documents else end_BT
+    return targets_BT.masked_fill_(left_out_BT, IGNORED)

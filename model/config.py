@@ -6,8 +6,9 @@ file and the full key.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from typing import Any
 
 Problem = tuple[str, str]
 
@@ -16,6 +17,27 @@ class Activation(Enum):
     """The function on the gate of an expert's gated linear unit."""
 
     silu = "silu"
+
+
+class AttentionImplementation(Enum):
+    """Who computes attention. The numbers are the same; only speed, memory and devices differ."""
+
+    sdpa = "sdpa"  # PyTorch's fused kernels, any device
+    eager = "eager"  # the reference, written out; memory grows with the square of the sample's length
+    flash_attention_2 = "flash_attention_2"  # the flash-attn package, GPU, bf16
+
+
+class RopeType(Enum):
+    """How rotary wavelengths are stretched for a context longer than the weights were trained on.
+
+    transformers' `dynamic` is missing because it stretches beyond `max_seq_len` only, and a longer sample is refused
+    here; up to there it is `default`.
+    """
+
+    default = "default"  # not at all
+    linear = "linear"  # all by the same factor (arXiv 2306.15595)
+    yarn = "yarn"  # long ones more than short ones, and attention is sharpened (arXiv 2309.00071)
+    llama3 = "llama3"  # long ones by the factor, short ones not at all (arXiv 2407.21783)
 
 
 class ExpertsImplementation(Enum):
@@ -42,6 +64,63 @@ class AttentionConfig:
         yield from _expect_probability("attn_pdrop", self.attn_pdrop)
         if self.clip_qkv is not None:
             yield from _expect_positive("clip_qkv", self.clip_qkv)
+
+
+_ROPE_KEYS = {  # besides rope_theta
+    RopeType.default: (),
+    RopeType.linear: ("factor",),
+    RopeType.yarn: (
+        *("factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
+        *("mscale", "mscale_all_dim", "truncate"),
+    ),
+    RopeType.llama3: ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+}
+
+
+@dataclass
+class RopeParameters:
+    """Rotary positions for longer context: transformers' `rope_parameters`, which was `rope_scaling` before 5.0."""
+
+    rope_type: RopeType = RopeType.default
+    rope_theta: float | None = None  # null: attn_config.rope_theta
+    factor: float | None = None  # by how much the context grows
+    original_max_position_embeddings: int | None = None  # context of the weights, in tokens; null: max_seq_len
+    attention_factor: float | None = None  # yarn: multiplies queries and keys; null: from factor and the two mscales
+    beta_fast: float | None = None  # yarn: channels that turn more often than this in the context stay; null: 32
+    beta_slow: float | None = None  # yarn: those that turn less often are stretched by the whole factor; null: 1
+    mscale: float | None = None  # yarn
+    mscale_all_dim: float | None = None  # yarn
+    truncate: bool | None = None  # yarn: whole channels bound the ramp between the two; null: true
+    low_freq_factor: float | None = None  # llama3: wavelengths above context / this are stretched
+    high_freq_factor: float | None = None  # llama3: those below context / this stay
+
+    def problems(self) -> Iterator[Problem]:
+        """Yields (key, sentence) for each value that can't work on its own or with its neighbours here."""
+        kind = self.rope_type.value
+        for name, value in self.given().items():
+            if name not in ("rope_type", "rope_theta", *_ROPE_KEYS[self.rope_type]):
+                yield name, f"expected no such key with rope_type {kind}, which does not use it, found {value}"
+            elif not isinstance(value, bool | RopeType):
+                yield from _expect_positive(name, value)
+        if self.rope_type is not RopeType.default and (self.factor is None or 0 < self.factor < 1):
+            yield "factor", f"expected a number of at least 1 with rope_type {kind}, found {self.factor}"
+        if self.rope_type is RopeType.llama3:
+            yield from self._llama3_problems()
+        fast, slow = self.beta_fast or 32.0, self.beta_slow or 1.0
+        if self.rope_type is RopeType.yarn and not fast > slow:
+            yield "beta_fast", f"expected a number above beta_slow ({slow:g}), found {fast:g}"
+
+    def _llama3_problems(self) -> Iterator[Problem]:
+        low, high = self.low_freq_factor, self.high_freq_factor
+        for name, value in (("low_freq_factor", low), ("high_freq_factor", high)):
+            if value is None:
+                yield name, "expected a number with rope_type llama3, found nothing"
+        if low is not None and high is not None and not high > low:
+            yield "high_freq_factor", f"expected a number above low_freq_factor ({low:g}), found {high:g}"
+
+    def given(self) -> dict[str, Any]:
+        """What is not null, by name."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
 
 @dataclass
@@ -76,7 +155,11 @@ class FFNConfig:
 
 @dataclass
 class ModelConfig:
-    """A DBRX decoder. `max_seq_len` and `vocab_size` follow from the recipe and its dataset; train/ fills them in."""
+    """A DBRX decoder. `max_seq_len` and `vocab_size` follow from the recipe and its dataset; train/ fills them in.
+
+    Of `DbrxConfig` are left out: `use_cache` and `output_router_logits`, which say what a forward pass hands back, and
+    the special tokens' ids, which are the tokenizer's.
+    """
 
     d_model: int = 2048  # width of the residual stream
     n_heads: int = 16  # query heads
@@ -87,14 +170,25 @@ class ModelConfig:
     emb_pdrop: float = 0.0  # dropout on the embeddings
     attn_config: AttentionConfig = field(default_factory=AttentionConfig)
     ffn_config: FFNConfig = field(default_factory=FFNConfig)
+    rope_parameters: RopeParameters = field(default_factory=RopeParameters)
     initializer_range: float = 0.02  # standard deviation of the initial weights
     tie_word_embeddings: bool = False  # one matrix for the embedding and the head
+    attn_implementation: AttentionImplementation = AttentionImplementation.sdpa
     experts: ExpertsImplementation = ExpertsImplementation.auto  # ours
+    attend_across_documents: bool = True  # ours; false: attention, positions and loss stop at a document's end
 
     @property
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.d_model // self.n_heads
+
+    @property
+    def rope(self) -> RopeParameters:
+        """`rope_parameters` with what it takes from elsewhere filled in."""
+        rope = replace(self.rope_parameters, rope_theta=self.rope_parameters.rope_theta or self.attn_config.rope_theta)
+        if "original_max_position_embeddings" in _ROPE_KEYS[rope.rope_type]:
+            rope.original_max_position_embeddings = rope.original_max_position_embeddings or self.max_seq_len
+        return rope
 
     def problems(self) -> Iterator[Problem]:
         """Yields (key path, sentence) for each value or combination that can't work, those of the parts included."""
@@ -104,6 +198,7 @@ class ModelConfig:
         yield from _expect_probability("emb_pdrop", self.emb_pdrop)
         yield from _prefixed("attn_config", self.attn_config.problems())
         yield from _prefixed("ffn_config", self.ffn_config.problems())
+        yield from _prefixed("rope_parameters", self.rope_parameters.problems())
         yield from self._head_problems()
         if self.experts is ExpertsImplementation.megablocks and not self.fits_megablocks:
             expected = "expected moe_num_experts * ffn_hidden_size to be at least 128, which MegaBlocks needs"
@@ -122,6 +217,9 @@ class ModelConfig:
             yield "n_heads", f"expected a divisor of d_model ({self.d_model}), found {self.n_heads}"
         elif self.head_dim % 2:
             expected = "expected d_model / n_heads to be even, because rotary positions turn pairs of channels"
+            yield "n_heads", f"{expected}, found {self.d_model} / {self.n_heads} = {self.head_dim}"
+        elif self.attn_implementation is AttentionImplementation.flash_attention_2 and self.head_dim > 256:
+            expected = "expected d_model / n_heads to be at most 256 with attn_implementation flash_attention_2"
             yield "n_heads", f"{expected}, found {self.d_model} / {self.n_heads} = {self.head_dim}"
         kv_n_heads = self.attn_config.kv_n_heads
         if kv_n_heads > 0 and self.n_heads % kv_n_heads:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from model.block import Block
 from model.config import ModelConfig, check_config
+from model.documents import Documents
 from model.head import LanguageModelHead, TokenLoss
 from model.router import Routing
 
@@ -30,12 +31,12 @@ class DbrxDecoder(nn.Module):
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
         self.norm_f = nn.LayerNorm(config.d_model, bias=False)
 
-    def forward(self, tokens_BT: Tensor) -> tuple[Tensor, tuple[Routing, ...]]:
+    def forward(self, tokens_BT: Tensor, documents: Documents | None = None) -> tuple[Tensor, tuple[Routing, ...]]:
         """Returns the last hidden state [B, T, D] and each layer's routing."""
         x_BTD = nn.functional.dropout(self.wte(tokens_BT), self.emb_pdrop, self.training)
         routings = []
         for block in self.blocks:
-            x_BTD, routing = block(x_BTD)
+            x_BTD, routing = block(x_BTD, documents)
             routings.append(routing)
         return self.norm_f(x_BTD), tuple(routings)
 
@@ -57,15 +58,18 @@ class DbrxForCausalLM(nn.Module):
             self.lm_head.weight = self.transformer.wte.weight
         initialise(self, config, seed)
 
-    def forward(self, tokens_BT: Tensor, targets_BT: Tensor | None = None) -> DbrxOutput:
+    def forward(
+        self, tokens_BT: Tensor, targets_BT: Tensor | None = None, documents: Documents | None = None
+    ) -> DbrxOutput:
         """Logits, or with targets (see `LanguageModelHead`) the cross-entropy, and each layer's routing.
 
-        tokens_BT is int64, ids below vocab_size; T is at most max_seq_len. Raises ValueError if it is longer.
+        Where documents are given, attention and positions stop at their ends. tokens_BT is int64, ids below vocab_size;
+        T is at most max_seq_len. Raises ValueError if it is longer.
         """
         if tokens_BT.shape[1] > self.config.max_seq_len:
             limit = self.config.max_seq_len
             raise ValueError(f"expected at most max_seq_len ({limit}) tokens in a sequence, found {tokens_BT.shape[1]}")
-        x_BTD, routings = self.transformer(tokens_BT)
+        x_BTD, routings = self.transformer(tokens_BT, documents)
         out = self.lm_head(x_BTD, targets_BT)
         if targets_BT is None:
             return DbrxOutput(out, None, routings)

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from model.config import AttentionConfig, ExpertsImplementation, FFNConfig, ModelConfig, check_config
+from model.config import (
+    AttentionConfig,
+    AttentionImplementation,
+    ExpertsImplementation,
+    FFNConfig,
+    ModelConfig,
+    RopeParameters,
+    RopeType,
+    check_config,
+)
 
 GOOD = ModelConfig(d_model=64, n_heads=4, attn_config=AttentionConfig(kv_n_heads=2, clip_qkv=8.0))
 REFERENCE = Path(__file__).with_name("dbrx_132b_config.json")
@@ -16,6 +25,10 @@ REFERENCE = Path(__file__).with_name("dbrx_132b_config.json")
 
 def _attention(**values):
     return replace(GOOD, attn_config=replace(GOOD.attn_config, **values))
+
+
+def _rope(kind, **values):
+    return replace(GOOD, rope_parameters=RopeParameters(RopeType(kind), **values))
 
 
 def _ffn(**values):
@@ -42,6 +55,25 @@ def _ffn(**values):
         (_attention(clip_qkv=float("nan")), "attn_config.clip_qkv", "found nan"),
         (_attention(rope_theta=-1.0), "attn_config.rope_theta", "found -1.0"),
         (_attention(attn_pdrop=2.0), "attn_config.attn_pdrop", "found 2.0"),
+        (_rope("default", rope_theta=-1.0), "rope_parameters.rope_theta", "found -1.0"),
+        (_rope("default", factor=2.0), "rope_parameters.factor", "no such key with rope_type default"),
+        (_rope("linear"), "rope_parameters.factor", "at least 1 with rope_type linear, found None"),
+        (_rope("linear", factor=0.5), "rope_parameters.factor", "found 0.5"),
+        (_rope("linear", factor=2.0, beta_fast=3.0), "rope_parameters.beta_fast", "does not use it, found 3.0"),
+        (_rope("linear", factor=2.0, truncate=False), "rope_parameters.truncate", "found False"),
+        (_rope("yarn", factor=2.0, beta_fast=1.0), "rope_parameters.beta_fast", "above beta_slow (1), found 1"),
+        (_rope("yarn", factor=2.0, attention_factor=0.0), "rope_parameters.attention_factor", "found 0.0"),
+        (_rope("llama3", factor=2.0, high_freq_factor=4.0), "rope_parameters.low_freq_factor", "found nothing"),
+        (
+            _rope("llama3", factor=2.0, low_freq_factor=4.0, high_freq_factor=1.0),
+            "rope_parameters.high_freq_factor",
+            "above low_freq_factor (4), found 1",
+        ),
+        (
+            replace(GOOD, d_model=4 * 258, attn_implementation=AttentionImplementation.flash_attention_2),
+            "n_heads",
+            "1032 / 4 = 258",
+        ),
         (_ffn(moe_top_k=5), "ffn_config.moe_top_k", "at most moe_num_experts (4), found 5"),
         (_ffn(moe_top_k=0), "ffn_config.moe_top_k", "found 0"),
         (_ffn(moe_num_experts=0), "ffn_config.moe_num_experts", "found 0"),
