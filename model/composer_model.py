@@ -23,11 +23,14 @@ class DbrxComposerModel(ComposerModel):
 
     A batch has 'tokens' (int64 [B, T]) and 'domain' (int64 [B], an index into `domains`). Attention, positions
     and loss run across document ends or stop there, as `attend_across_documents` says. `step_statistics` gathers what
-    the microbatches of one optimizer step saw; a callback reads and clears it. Raises ValueError if the config can't be
-    built, there is no domain, or `end_of_text` is no token.
+    the microbatches of one optimizer step saw; a callback reads and clears it. The decoder is built on `device`;
+    `model.initialise` says how to go on from "meta". Raises ValueError if the config can't be built, there is no
+    domain, or `end_of_text` is no token.
     """
 
-    def __init__(self, config: ModelConfig, domains: Sequence[str], end_of_text: int, seed: int = 0) -> None:
+    def __init__(
+        self, config: ModelConfig, domains: Sequence[str], end_of_text: int, seed: int = 0, device: str = "cpu"
+    ) -> None:
         super().__init__()
         if not domains:
             raise ValueError("expected at least one domain, found none")
@@ -36,7 +39,8 @@ class DbrxComposerModel(ComposerModel):
         self.config = config
         self.domains = list(domains)
         self.end_of_text = end_of_text
-        self.model = DbrxForCausalLM(config, seed)
+        with torch.device(device):
+            self.model = DbrxForCausalLM(config, seed)
         n_experts = config.ffn_config.moe_num_experts
         self.step_statistics = StepStatistics.zeros(len(self.domains), config.n_layers, n_experts)
 

@@ -1,15 +1,14 @@
 """The DBRX decoder. Its state dict has the keys and shapes of transformers' `DbrxForCausalLM`."""
 
-import zlib
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from model.block import Block
 from model.config import ModelConfig, check_config
 from model.documents import Documents
 from model.head import LanguageModelHead, TokenLoss
+from model.initialise import initialise
 from model.router import Routing
 
 
@@ -44,8 +43,8 @@ class DbrxDecoder(nn.Module):
 class DbrxForCausalLM(nn.Module):
     """A DBRX language model with weights drawn from `seed`.
 
-    Raises ValueError if the config can't be built. Built under `torch.device("meta")` it costs no memory, and
-    `initialise` is then called once the parameters are real.
+    Raises ValueError if the config can't be built. Under `torch.device("meta")` nothing is drawn and no memory taken;
+    `model.initialise` says how to go on.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
@@ -56,7 +55,8 @@ class DbrxForCausalLM(nn.Module):
         self.lm_head = LanguageModelHead(config.d_model, config.vocab_size)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
-        initialise(self, config, seed)
+        if not self.lm_head.weight.is_meta:
+            initialise(self, config, seed)
 
     def forward(
         self, tokens_BT: Tensor, targets_BT: Tensor | None = None, documents: Documents | None = None
@@ -82,25 +82,3 @@ class DbrxForCausalLM(nn.Module):
     def activation_checkpointing_fn(self, module: nn.Module) -> bool:
         """Asked by Composer where activation checkpointing is on: recompute by block."""
         return isinstance(module, Block)
-
-
-@torch.no_grad()
-def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
-    """Draws every weight on the CPU from its own generator, seeded by `seed` and the parameter's name.
-
-    So the values depend neither on the device nor on the number of ranks, nor on the order of initialisation. Weights
-    are normal(0, initializer_range). Those that write to the residual stream (`out_proj`, `w2`) are drawn smaller by
-    sqrt(2 * n_layers), so that the stream's variance does not grow with depth (GPT-2; transformers' DBRX has no such
-    scaling). Norms start at 1. Parameters on the meta device are left alone.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            continue
-        if name.split(".")[-2].startswith("norm_"):
-            parameter.fill_(1.0)
-            continue
-        std = config.initializer_range
-        if name.endswith(("out_proj.weight", "mlp.w2")):
-            std /= (2 * config.n_layers) ** 0.5
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))  # the CPU's takes 32 bits
-        parameter.copy_(torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))

@@ -23,8 +23,8 @@ from train.recipe import DatasetConfig, Recipe
 
 
 def build_model(recipe: Recipe, manifest: Manifest, plan: Plan) -> DbrxComposerModel:
-    """The model with its initial weights, which depend on the recipe's seed alone."""
-    return DbrxComposerModel(recipe.model, plan.domains, manifest.tokenizer.end_of_text, seed=recipe.seed)
+    """The model on the meta device, where it takes no memory."""
+    return DbrxComposerModel(recipe.model, plan.domains, manifest.tokenizer.end_of_text, device="meta")
 
 
 def build_train_data(recipe: Recipe, plan: Plan) -> DataSpec:

@@ -14,6 +14,8 @@ from composer.utils import dist
 
 from data.manifest import Manifest
 from data.mixture.plan import Plan
+from model.flops import count_parameters
+from model.initialise import initialise, materialise
 from train.audit.records import FOLDER
 from train.build import (
     build_device,
@@ -34,7 +36,7 @@ from train.console import Console
 from train.history import History
 from train.learning_rate import LearningRate
 from train.optim import build_optimizer
-from train.parallel import parallelism
+from train.parallel import device_of_rank, parallelism, parameter_bytes, precision, shard
 from train.patience import patient
 from train.plan.summary import summarise
 from train.reader import to_yaml
@@ -42,6 +44,7 @@ from train.recipe import Recipe
 from train.run_directory import RunDirectory
 from train.temporary_folder import own_temporary_folder
 from train.wandb_run import WandbRun
+from train.words import byte_count, short
 
 
 def train(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: RunDirectory) -> None:
@@ -91,6 +94,15 @@ def build_trainer(
     quieten()
     dist.initialize_dist(device)
     model = build_model(recipe, manifest, plan)
+    shard(model, precision(recipe))
+    count = count_parameters(recipe.model)
+    console.say(
+        f"model: {short(count.total)} parameters, {short(count.active)} of them active in a token, "
+        f"{byte_count(parameter_bytes(model))} on each rank"
+    )
+    materialise(model, device_of_rank())
+    if checkpoint is None:
+        initialise(model.model, recipe.model, recipe.seed)
     clipping = GradientClipping(recipe.optimizer.clip_norm)
     recorder = StepRecorder(
         plan,
@@ -126,9 +138,9 @@ def build_trainer(
             StopOnSignal(checkpointer),
         ],
         run_name=recipe.run_name,
-        parallelism_config=parallelism(recipe),
+        parallelism_config=parallelism(),
         device=device,
-        precision="amp_bf16" if recipe.precision == "bf16" else "fp32",
+        precision=precision(recipe),
         device_train_microbatch_size=recipe.device_train_microbatch_size
         or recipe.global_train_batch_size // dist.get_world_size(),
         load_path=str(checkpoint) if checkpoint else None,

@@ -39,7 +39,7 @@ class MegaBlocksExperts(ParallelDroplessMLP):
 
 
 def _arguments(config: ModelConfig) -> Arguments:
-    """MegaBlocks' settings for one layer. The weights are drawn later, by `model.dbrx.initialise`."""
+    """MegaBlocks' settings for one layer. The weights are drawn later, by `model.initialise`."""
     return Arguments(
         hidden_size=config.d_model,
         ffn_hidden_size=config.ffn_config.ffn_hidden_size,
