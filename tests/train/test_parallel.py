@@ -1,0 +1,107 @@
+"""Each rank has memory for its own shards, and never for the model."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from composer.core import Precision
+from torch.distributed.fsdp import FSDPModule
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from model.composer_model import DbrxComposerModel
+from model.config import AttentionConfig, FFNConfig, ModelConfig
+from model.flops import count_parameters
+from model.initialise import initialise, materialise
+from train.parallel import parameter_bytes, shard
+
+CONFIG = ModelConfig(
+    d_model=512,
+    n_heads=8,
+    n_layers=4,
+    vocab_size=8192,
+    ffn_config=FFNConfig(ffn_hidden_size=512, moe_num_experts=8),
+)
+DBRX_132B = ModelConfig(
+    d_model=6144,
+    n_heads=48,
+    n_layers=40,
+    max_seq_len=32768,
+    vocab_size=100352,
+    attn_config=AttentionConfig(kv_n_heads=8, clip_qkv=8.0, rope_theta=500000.0),
+    ffn_config=FFNConfig(ffn_hidden_size=10752, moe_num_experts=16, moe_top_k=4),
+)
+MIB = 2**20
+
+
+def _model(config: ModelConfig, device: str = "meta") -> DbrxComposerModel:
+    return DbrxComposerModel(config, ["web"], 0, seed=7, device=device)
+
+
+def _resident(name: str) -> int:
+    """Bytes: VmRSS is the process's memory now, VmHWM the most since it was last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def _shard_and_draw(config: ModelConfig) -> DbrxComposerModel:
+    model = _model(config)
+    shard(model, Precision.FP32)
+    materialise(model, "cpu")
+    initialise(model.model, config, 7)
+    return model
+
+
+def _measure(rank: int, ranks: int, folder: Path, whole_first: bool) -> None:
+    """Writes by how much a rank's memory grew at most, and how much it holds of the parameters."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=dist.FileStore(str(folder / "store"), ranks))
+    small = ModelConfig(d_model=32, n_heads=4, n_layers=1, vocab_size=40, ffn_config=FFNConfig(ffn_hidden_size=16))
+    _shard_and_draw(small)  # what the libraries keep for themselves
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    if whole_first:
+        model = _model(CONFIG, "cpu")
+        shard(model, Precision.FP32)
+    else:
+        model = _shard_and_draw(CONFIG)
+    torch.save((_resident("VmHWM") - before, parameter_bytes(model)), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _peaks(ranks: int, folder: Path, whole_first: bool = False) -> list[int]:
+    folder.mkdir()
+    mp.start_processes(_measure, args=(ranks, folder, whole_first), nprocs=ranks, start_method="fork")
+    peaks, held = zip(*(torch.load(folder / f"{rank}.pt") for rank in range(ranks)), strict=True)
+    assert sum(held) == 4 * count_parameters(CONFIG).total
+    return list(peaks)
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to measure peak memory")
+def test_no_rank_ever_holds_the_whole_model(tmp_path: Path) -> None:
+    whole = 4 * count_parameters(CONFIG).total
+    assert whole > 128 * MIB
+    for ranks in (1, 2, 4):
+        for peak in _peaks(ranks, tmp_path / str(ranks)):
+            assert 0.95 * whole / ranks < peak < whole / ranks + 8 * MIB, f"{ranks} ranks: {peak / MIB:.1f} MiB"
+    # The measure sees a model that is built whole and then sharded.
+    assert min(_peaks(2, tmp_path / "whole", whole_first=True)) > whole
+
+
+def _shard_132b(_: int, ranks: int, file: Path) -> None:
+    """As rank 5 of many that are not there: nothing is sent."""
+    dist.init_process_group("fake", rank=5, world_size=ranks, store=FakeStore())
+    model = _model(DBRX_132B)
+    shard(model, Precision.FP32)
+    units = sum(isinstance(module, FSDPModule) for module in model.modules())
+    torch.save((parameter_bytes(model), units), file)
+
+
+def test_what_a_rank_of_512_holds_of_132b_is_known_without_memory(tmp_path: Path) -> None:
+    mp.start_processes(_shard_132b, args=(512, tmp_path / "out.pt"), nprocs=1, start_method="fork")
+    held, units = torch.load(tmp_path / "out.pt")
+    assert units == 41  # the blocks, and what lies around them
+    routers = 40 * 6144 * (1 - 16 / 512)  # 16 rows over 512 ranks: the first 16 have a whole one, the others none
+    assert held == 4 * (131_596_523_520 / 512 + routers)
