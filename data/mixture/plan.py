@@ -12,13 +12,13 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data.mixture.counts import LEAF
 from data.mixture.order import SHARDS_PER_GROUP, DomainOrder, draw_rows
+from data.mixture.piece import LEAF
 from data.mixture.schedule import WEIGHT_UNIT, Schedule
-from data.mixture.timeline import Era, Timeline, spread_leaves
+from data.mixture.timeline import Era, Timeline
 
 # A change of anything that moves a sample is a new version: runs that were started under another one must not go on.
-ORDER_VERSION = 2
+ORDER_VERSION = 3
 
 SAMPLE = np.dtype([("sample", np.int64), ("domain", np.int32), ("epoch", np.int32), ("row", np.int64)])
 
@@ -73,7 +73,7 @@ class Plan:
 
     def __reduce__(self) -> tuple:
         shard_rows = {order.domain: order.shard_rows for order in self.orders}
-        return restore_plan, (self.eras, shard_rows, self.seed, *self._timeline.known())
+        return Plan, (self.schedule, shard_rows, self.seed, self.eras[:-1], self.eras[-1].start)
 
     def __getitem__(self, samples: slice) -> NDArray[np.void]:
         """Samples `start:stop` as a structured array with the fields of SAMPLE."""
@@ -96,7 +96,7 @@ class Plan:
         samples["sample"] = flat = sample.ravel()
         draw = np.empty(sample.size, np.int64)
         for part in self._parts(flat):
-            samples["domain"][part], draw[part] = self._domain_and_draw(flat[part])
+            samples["domain"][part], draw[part] = self._timeline.at(int(flat[part][0])).draws(flat[part])
         samples["epoch"], samples["row"] = draw_rows(self.orders, samples["domain"], draw)
         return samples.reshape(sample.shape)
 
@@ -128,21 +128,3 @@ class Plan:
             high = int(np.searchsorted(sample, stop))
             yield slice(low, high)
             low = high
-
-    def _domain_and_draw(self, sample: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The domain, and how often it was drawn before, of ascending samples of one piece."""
-        piece = self._timeline.at(int(sample[0]))
-        leaf, inside = np.divmod(sample - piece.piece.start, LEAF)
-        leaves = np.unique(leaf)
-        domain, draw = spread_leaves(piece, leaves)
-        where = np.searchsorted(leaves, leaf)
-        return domain[where, inside], draw[where, inside]
-
-
-def restore_plan(
-    eras: Sequence[Era], shard_rows: Mapping[str, NDArray[np.int64]], seed: int, starts: list[int], counts: NDArray
-) -> Plan:
-    """A plan as it was in another process, with all that was worked out there."""
-    plan = Plan(eras[-1].schedule, shard_rows, seed, eras[:-1], eras[-1].start)
-    plan._timeline.learn(starts, counts)
-    return plan

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -21,8 +21,8 @@ PLACES = 80
 ONE = 1 << PLACES
 PI = 3797952473636338580787994  # pi, to PLACES binary places
 
-# A schedule is cut into pieces, in each of which the weights are straight lines. Those of a cosine are so short
-# that the count which it asks for is followed within a tenth of a sample.
+# A schedule is read in pieces, in each of which the weights are taken for straight lines. Those of a cosine are so
+# short that the count which it asks for is followed within a tenth of a sample.
 LONGEST_PIECE = 1 << 20
 SHORTEST_PIECE = 8
 
@@ -34,25 +34,6 @@ class ScheduleAnchor:
     at: int
     weights: tuple[int, ...]
     ramp: str = "step"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Samples `start <= n < stop`, over which every weight is a straight line.
-
-    Attributes:
-        first: [domains] the weights at `start`.
-        target: [domains] the integral of the weights before `start`, in samples / WEIGHT_UNIT.
-        target_after: [domains] the same before `stop`.
-        ends: [domains] whether the domain's weight is zero from `stop` on.
-    """
-
-    start: int
-    stop: int
-    first: tuple[int, ...]
-    target: tuple[int, ...]
-    target_after: tuple[int, ...]
-    ends: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -75,21 +56,17 @@ class Schedule:
         before = self._target_at_anchor[anchor]
         return tuple(total + more for total, more in zip(before, asked_in_span(anchor, following, sample), strict=True))
 
-    def pieces(self, start: int) -> Iterator[Piece]:
-        """The pieces from `start` on, for ever; cut at anchors."""
-        while True:
-            piece = self._piece(start)
-            yield piece
-            start = piece.stop
+    def next_anchor(self, sample: int) -> int | None:
+        """The first anchor after `sample`; None after the last one."""
+        following = self._span(sample)[1]
+        return following.at if following else None
 
-    def _piece(self, start: int) -> Piece:
-        anchor, following = self._span(start)
-        size = LONGEST_PIECE
-        if following is not None and following.ramp == "cosine":
-            size = cosine_piece(following.at - anchor.at)
-        stop = start + size if following is None else min(start + size, following.at)
-        ends = tuple(weight == 0 for weight in self.weights_at(stop))
-        return Piece(start, stop, self.weights_at(start), self.target(start), self.target(stop), ends)
+    def piece_size(self, sample: int) -> int:
+        """How many samples around `sample`, a power of two, may be taken for a straight line."""
+        anchor, following = self._span(sample)
+        if following is None or following.ramp != "cosine":
+            return LONGEST_PIECE
+        return cosine_piece(following.at - anchor.at)
 
     def _span(self, sample: int) -> tuple[ScheduleAnchor, ScheduleAnchor | None]:
         """The anchor that `sample` comes after, and the next one if there is one."""

@@ -1,4 +1,4 @@
-"""A run's pieces one after another, through every change of its curriculum: where each begins, and the counts there.
+"""A run's stretches one after another, through every change of its curriculum, and the counts where they meet.
 
 Shapes: M domains.
 """
@@ -6,15 +6,19 @@ Shapes: M domains.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from data.mixture.counts import LEAF, Counts, PieceCounts, count_pieces
+from data.mixture.counts import Counts, settle_end
+from data.mixture.knot import Knot
+from data.mixture.piece import LEAF, Piece
 from data.mixture.schedule import Schedule
-from data.mixture.spread import spread
+from data.mixture.stretch import Stretch
+
+ENDLESS = 1 << 44  # samples: no run is as long, and only the last stretch of a schedule has no end
+PIECES_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -26,72 +30,55 @@ class Era:
 
 
 class Timeline:
-    """Finds the piece that holds a sample. Pieces are worked out as far as they are asked for.
-
-    What stays in memory is each piece's start and counts: for 20 domains some 300 bytes a million samples.
-    """
+    """Finds the piece that holds a sample. What stays in memory is a stretch for each anchor, however long they are."""
 
     def __init__(self, eras: Sequence[Era]) -> None:
         assert eras[0].start == 0
         self.eras = tuple(eras)
-        self._starts = [0]
-        self._counts = [np.zeros(len(eras[0].schedule.domains), np.int64)]
-        self._piece = lru_cache(maxsize=16)(self._work_out)
+        self._stretches = tuple(stretches(self.eras))
+        self._recent: tuple[Piece | Knot, ...] = ()
 
-    def at(self, sample: int) -> PieceCounts:
+    def at(self, sample: int) -> Piece | Knot:
         """The piece that holds `sample`."""
-        while self._starts[-1] <= sample:
-            self._extend()
-        return self._piece(bisect_right(self._starts, sample) - 1)
+        for piece in self._recent:
+            if piece.start <= sample < self.stop(piece):
+                return piece
+        holder = bisect_right(self._stretches, sample, key=lambda stretch: stretch.start) - 1
+        piece = self._stretches[holder].piece(sample)
+        self._recent = (piece, *self._recent[: PIECES_KEPT - 1])  # one assignment: other threads read it
+        return piece
 
-    def stop(self, piece: PieceCounts) -> int:
+    def stop(self, piece: Piece | Knot) -> int:
         """The sample after the last one that is read from this piece: its end, or where another curriculum began."""
-        following = bisect_right(self.eras, piece.piece.start, key=lambda era: era.start)
-        ends = [piece.piece.stop, *(era.start for era in self.eras[following : following + 1])]
-        return min(ends)
+        following = bisect_right(self.eras, piece.start, key=lambda era: era.start)
+        return min([piece.stop, *(era.start for era in self.eras[following : following + 1])])
 
     def counts(self, sample: int) -> Counts:
         """[M] the samples of each domain before `sample`."""
         if sample == 0:
-            return self._counts[0]
-        piece = self.at(sample - 1)
-        return counts_inside(piece, sample - piece.piece.start)
-
-    def known(self) -> tuple[list[int], Counts]:
-        """What has been worked out, for another process."""
-        return self._starts, np.stack(self._counts)
-
-    def learn(self, starts: list[int], counts: Counts) -> None:
-        """Take over what another process has worked out."""
-        self._starts, self._counts = list(starts), list(counts)
-
-    def _extend(self) -> None:
-        piece = self._piece(len(self._starts) - 1)
-        stop = self.stop(piece)
-        cut = stop < piece.piece.stop
-        self._counts.append(counts_inside(piece, stop - piece.piece.start) if cut else piece.after)
-        self._starts.append(stop)
-
-    def _work_out(self, number: int) -> PieceCounts:
-        start = self._starts[number]
-        era = self.eras[bisect_right(self.eras, start, key=lambda era: era.start) - 1]
-        return next(count_pieces(era.schedule, start, self._counts[number]))
+            return np.zeros(len(self.eras[0].schedule.domains), np.int64)
+        return self.at(sample - 1).counts(sample)
 
 
-def spread_leaves(piece: PieceCounts, leaf: Counts) -> tuple[Counts, Counts]:
-    """(domain, count of that domain before the sample), [N, LEAF] each, of the samples of these leaves [N]."""
-    left, right = piece.leaves(leaf)
-    line, start = piece.line, leaf * LEAF
-    domain, before = spread(line.at(start), line.step(start), 2 * line.bend, left, right)
-    return domain.astype(np.int64), before + piece.before[domain]
+def stretches(eras: Sequence[Era]) -> Iterator[Stretch | Knot]:
+    """Each stretch between anchors, in turn; one that another curriculum cuts short is followed by that one's."""
+    counts = np.zeros(len(eras[0].schedule.domains), np.int64)
+    ends = [*(era.start for era in eras[1:]), ENDLESS]
+    for era, end in zip(eras, ends, strict=True):
+        start = era.start
+        while start < end:
+            stretch = stretch_from(era.schedule, start, counts)
+            yield stretch
+            start = min(stretch.stop, end)
+            counts = stretch.counts(start)
 
 
-def counts_inside(piece: PieceCounts, place: int) -> Counts:
-    """[M] the samples of each domain before `place` (above 0) of a piece, and before the piece."""
-    leaf = np.array([(place - 1) // LEAF])
-    left, right = piece.leaves(leaf)
-    if place % LEAF == 0 or place == piece.length:
-        return piece.before + right[0]
-    domain, _ = spread_leaves(piece, leaf)
-    inside = np.bincount(domain[0, : place - int(leaf[0]) * LEAF], minlength=len(piece.before))
-    return piece.before + left[0] + inside
+def stretch_from(schedule: Schedule, start: int, before: Counts) -> Stretch | Knot:
+    """The samples from `start`, where the counts are `before` [M], to the next anchor; a knot where that is near."""
+    stop = schedule.next_anchor(start) or ENDLESS
+    if stop < start + LEAF:
+        return Knot(schedule, start, start + LEAF, before)
+    first, target, later = (schedule.target(sample) for sample in (start, stop, stop + LEAF))
+    asked = np.array([after > before for before, after in zip(first, target, strict=True)])
+    most = np.where(asked, before + stop - start, before)
+    return Stretch(schedule, start, stop, before, settle_end(target, later, before, most, stop))
