@@ -30,8 +30,9 @@ class AttentionImplementation(Enum):
 class RopeType(Enum):
     """How rotary wavelengths are stretched for a context longer than the weights were trained on.
 
-    transformers' `dynamic` is missing because it stretches beyond `max_seq_len` only, and a longer sample is refused
-    here; up to there it is `default`.
+    Of transformers' types are missing `dynamic`, which stretches beyond `max_seq_len` only, where samples are refused
+    here; `longrope`, whose factors are searched for a trained model channel by channel; and `proportional`, which
+    leaves channels unturned and is for no longer context.
     """
 
     default = "default"  # not at all

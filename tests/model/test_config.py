@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from transformers import DbrxConfig
+from transformers.modeling_rope_utils import RopeParameters as TransformersRope
+from transformers.models.dbrx.configuration_dbrx import DbrxAttentionConfig, DbrxFFNConfig
 
 from model.config import (
     AttentionConfig,
@@ -105,9 +108,40 @@ def test_reads_from_yaml():
     assert config.experts is ExpertsImplementation.torch and config.attn_config.clip_qkv == 8.0
 
 
-def test_published_names_are_ours():
+def _ours() -> dict:
+    return OmegaConf.to_container(OmegaConf.structured(ModelConfig))
+
+
+def test_published_config_is_ours_key_by_key():
+    """Every key of the published 132B config is one of ours, or says nothing of the model's numbers."""
     published = json.loads(REFERENCE.read_text())
-    ours = OmegaConf.to_container(OmegaConf.structured(ModelConfig))
+    elsewhere = {
+        *("architectures", "auto_map", "model_type", "transformers_version", "torch_dtype"),  # of the folder
+        *("use_cache", "output_router_logits"),  # of what a forward pass hands back
+    }
+    assert published.pop("router_aux_loss_coef") == published["ffn_config"]["moe_loss_weight"]  # the same, twice
+    values = {key: value for key, value in published.items() if key not in elsewhere}
     for part in ("attn_config", "ffn_config"):
-        assert set(published[part]) - {"model_type"} <= set(ours[part])
-    assert {"d_model", "n_heads", "n_layers", "max_seq_len", "vocab_size", "initializer_range"} <= set(ours)
+        assert values[part].pop("model_type") == ""
+    config = OmegaConf.merge(OmegaConf.structured(ModelConfig), values)  # refuses a key that it does not know
+    for key, value in values.items():
+        ours = OmegaConf.to_container(config)[key]
+        assert ours == value if not isinstance(value, dict) else {name: ours[name] for name in value} == value
+    assert list(OmegaConf.to_object(config).problems()) == []
+
+
+def test_every_option_of_transformers_is_ours():
+    """With its name and its default, or its absence has a reason."""
+    absent = {"use_cache", "output_router_logits", "pad_token_id", "bos_token_id", "eos_token_id"}  # see ModelConfig
+    groups = ("attn_config", "ffn_config", "rope_parameters")  # compared below
+    same = ((DbrxConfig, _ours(), absent), (DbrxAttentionConfig, _ours()["attn_config"], set()))
+    for theirs, ours, without in same:
+        options = set(theirs.__annotations__) - without
+        assert options <= set(ours)
+        for name in options - set(groups):
+            assert ours[name] == getattr(theirs(), name), name
+    # hidden_size is d_model; of ffn_act_fn only the name is an option, ours `activation`
+    assert set(DbrxFFNConfig.__annotations__) - {"hidden_size", "ffn_act_fn"} <= set(_ours()["ffn_config"])
+    # These three are for types of scaling that we lack; see RopeType.
+    left_out = {"partial_rotary_factor", "short_factor", "long_factor"}
+    assert set(TransformersRope.__annotations__) - left_out <= set(_ours()["rope_parameters"])
