@@ -16,7 +16,7 @@ from data.mixture.plan import Plan
 from data.mixture.schedule import Schedule, ScheduleAnchor
 from data.mixture.timeline import Era
 from train.checkpoint_files import newest_checkpoint
-from train.curriculum import build_schedule, shard_rows
+from train.curriculum.build import build_schedule, shard_rows
 from train.errors import RecipeError
 from train.reader import to_yaml
 from train.recipe import Recipe

@@ -10,7 +10,7 @@ from pathlib import Path
 from data.manifest import Manifest, verify
 from data.remote import fetch
 from train.cache import cache_problems
-from train.curriculum import resolve_curriculum
+from train.curriculum.build import resolve_curriculum
 from train.errors import CurriculumError
 from train.reader import RecipeSource, read_recipe
 from train.recipe import DatasetConfig, Recipe, dataset_problems, rank_problems

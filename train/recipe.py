@@ -16,7 +16,7 @@ from data.manifest import Manifest
 from data.mixture.times import parse_time
 from model.config import ModelConfig
 from train.cache import cache_limit_problems, parse_size
-from train.curriculum_config import CurriculumConfig, domain_problems
+from train.curriculum.config import CurriculumConfig, domain_problems
 from train.schema import Problem
 from train.times import readable_time, time_problems
 

@@ -13,7 +13,7 @@ from data.manifest import Manifest
 from data.mixture.plan import Plan
 from launch.plan.samples import print_samples, read_range
 from launch.plan.tables import show
-from train.curriculum import build_plan
+from train.curriculum.build import build_plan
 from train.errors import RecipeError
 from train.history import continue_run
 from train.inputs import read_run

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from data.mixture.plan import Plan
-from train.report.plots import colour_of
+from train.page.figure import colour_of
 from train.words import change, short
 
 FEWEST_ROWS = 10

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from launch.cli import main
 from launch.plan.drawing import FEWEST_ROWS, draw_mixture
-from train.curriculum import build_plan
+from train.curriculum.build import build_plan
 from train.history import continue_run
 from train.inputs import read_run
+from train.page.figure import colour_of
 from train.plan.summary import summarise
-from train.report.plots import colour_of
 from train.run_directory import RunDirectory
 
 SHARDS = {"web": [50] * 40, "code": [30] * 20, "math": [7, 11]}

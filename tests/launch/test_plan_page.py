@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from launch.cli import main
-from train.curriculum import build_plan
+from train.curriculum.build import build_plan
 from train.inputs import read_run
-from train.report.plots import DOMAIN_COLOURS
+from train.page.figure import DOMAIN_COLOURS
 
 SHARDS = {"web": [50] * 40, "a<b": [30] * 20, "math": [7, 11]}
 ANCHORS = [

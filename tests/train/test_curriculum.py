@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from data.manifest import DomainRecord, Manifest, ShardRecord, SplitRecord, TokenizerRecord
 from data.mixture.schedule import RAMPS, WEIGHT_UNIT, Schedule, quantise
-from train.curriculum import Exhaustion, build_plan, build_schedule, exhaustions
-from train.curriculum_config import AnchorConfig, CurriculumConfig
-from train.curriculum_shares import open_groups, tempered
+from train.curriculum.build import Exhaustion, build_plan, build_schedule, exhaustions
+from train.curriculum.config import AnchorConfig, CurriculumConfig
+from train.curriculum.shares import open_groups, tempered
 from train.errors import CurriculumError
 from train.reader import RecipeSource, read_recipe
 from train.recipe import DatasetConfig, Recipe

@@ -6,7 +6,7 @@ import pytest
 
 from data.manifest import Manifest
 from launch.cli import main
-from train.curriculum import build_plan
+from train.curriculum.build import build_plan
 from train.errors import RecipeError
 from train.inputs import read_run
 

@@ -10,7 +10,7 @@ import pytest
 
 from data.manifest import folder_of
 from data.mixture.plan import Plan
-from train.curriculum import build_plan
+from train.curriculum.build import build_plan
 from train.inputs import read_run
 from train.plan.shards import is_here
 from train.plan.summary import summarise

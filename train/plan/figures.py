@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.mixture.plan import Plan
-from train.report.plots import NEUTRAL, Figure, Trace, colour_of, of_domain, scatter
+from train.page.figure import NEUTRAL, Figure, Trace, colour_of, of_domain, scatter
 from train.report.series import Column
 from train.words import change, join_words, short
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from data.mixture.plan import Plan
 from train.errors import RecipeError
+from train.page.shell import whole_page
 from train.plan.sections import headline, sections
 from train.recipe import Recipe
-from train.report.shell import whole_page
 from train.run_directory import write_whole
 
 

@@ -6,14 +6,13 @@ import html
 from typing import Any
 
 from data.mixture.plan import Plan
+from train.page.figure import colour_of
+from train.page.shell import Card, Section
+from train.page.tables import table
 from train.plan import figures
 from train.plan.summary import shown_spans
 from train.reader import to_yaml
 from train.recipe import Recipe
-from train.report.plots import colour_of
-from train.report.sections import Section
-from train.report.shell import Card
-from train.report.tables import table
 from train.words import byte_count, change, join_words, plural, short
 
 Summary = dict[str, Any]

@@ -11,7 +11,7 @@ import numpy as np
 from data.manifest import Manifest
 from data.mixture.plan import Plan
 from model.flops import count_parameters
-from train.curriculum import Exhaustion, exhaustions
+from train.curriculum.build import Exhaustion, exhaustions
 from train.patience import Say, silent
 from train.plan.places import place_of
 from train.plan.repeats import repeats

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from train.curriculum import Exhaustion, moment
+from train.curriculum.build import Exhaustion, moment
 from train.recipe import Recipe
 from train.words import byte_count, join_words, short
 

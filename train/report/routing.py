@@ -8,7 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from train.report.plots import Figure, Trace
+from train.page.figure import Figure, Trace
 from train.report.reader import Routing, RunRecord
 from train.routing import REACH, relative_share
 from train.words import join_words, percent, plural

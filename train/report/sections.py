@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from train.page.figure import colour_of
+from train.page.shell import Section
+from train.page.tables import description_list, table
 from train.report import plots, routing
-from train.report.plots import Figure, colour_of
 from train.report.reader import RunRecord
 from train.report.series import LINE_POINTS, first_finite, last_finite, smoothed
-from train.report.tables import description_list, table
 from train.words import duration, join_words, nats, percent, plural, short, signed
 
 DOMAINS_NAMED = 5  # in a sentence; more are counted
-
-
-@dataclass(frozen=True)
-class Section:
-    """One question and its answer."""
-
-    id: str
-    question: str
-    answer: str
-    figures: Sequence[Figure] = ()
-    below: str = ""  # HTML: tables
 
 
 def sections(run: RunRecord) -> list[Section]:

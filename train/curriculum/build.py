@@ -10,8 +10,8 @@ from fractions import Fraction
 from data.manifest import Manifest
 from data.mixture.plan import Plan
 from data.mixture.schedule import WEIGHT_UNIT, Schedule
-from train.curriculum_limits import NothingLeft, reallocate, used_up
-from train.curriculum_spans import read_spans, whole_samples
+from train.curriculum.limits import NothingLeft, reallocate, used_up
+from train.curriculum.spans import read_spans, whole_samples
 from train.errors import CurriculumError
 from train.recipe import Recipe
 from train.words import join_words, plural, short

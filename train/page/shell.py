@@ -5,14 +5,25 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
 from typing import Any
 
-from train.report.plots import Figure, colour_of
-from train.report.sections import Section
+from train.page.figure import Figure, colour_of
 
 Card = tuple[str, str, str]  # name, value, what it is next to
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question and its answer."""
+
+    id: str
+    question: str
+    answer: str
+    figures: Sequence[Figure] = ()
+    below: str = ""  # HTML: tables
 
 
 def whole_page(
@@ -51,7 +62,7 @@ def whole_page(
 
 
 def resource(name: str) -> str:
-    return files("train.report").joinpath(name).read_text(encoding="utf-8")
+    return files("train.page").joinpath(name).read_text(encoding="utf-8")
 
 
 def plotly_script() -> str:

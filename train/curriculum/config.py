@@ -10,7 +10,7 @@ from typing import Any, Literal
 from data.manifest import Manifest
 from data.mixture.schedule import RAMPS
 from data.mixture.times import parse_time
-from train.curriculum_shares import normalised, open_groups, way_back
+from train.curriculum.shares import normalised, open_groups, way_back
 from train.schema import Problem, join, nearest
 from train.times import readable_time, time_problems
 

@@ -9,8 +9,8 @@ from fractions import Fraction
 
 from data.manifest import Manifest
 from data.mixture.schedule import WEIGHT_UNIT, ScheduleAnchor, quantise
-from train.curriculum_config import AnchorConfig
-from train.curriculum_shares import exact, open_groups, tempered
+from train.curriculum.config import AnchorConfig
+from train.curriculum.shares import exact, open_groups, tempered
 from train.errors import CurriculumError
 from train.recipe import Recipe
 from train.words import join_words
