@@ -49,6 +49,19 @@ class ExpertsImplementation(Enum):
     megablocks = "megablocks"  # GPU
 
 
+class ExpertsGemm(Enum):
+    """The GEMM of the `megablocks` experts (ours)."""
+
+    auto = "auto"  # grouped_mm; on a GPU older than Hopper grouped_gemm, where it is installed
+    grouped_mm = "grouped_mm"  # PyTorch's
+    grouped_gemm = "grouped_gemm"  # CUTLASS, from the package of that name
+    stk = "stk"  # block-sparse products; MegaBlocks runs them with Triton below 3.2
+
+
+class MissingPackageError(Exception):
+    """A config asks by name for a package that is not installed: one sentence that begins with the key."""
+
+
 @dataclass
 class AttentionConfig:
     """Grouped-query attention with rotary positions."""
@@ -176,6 +189,7 @@ class ModelConfig:
     tie_word_embeddings: bool = False  # one matrix for the embedding and the head
     attn_implementation: AttentionImplementation = AttentionImplementation.sdpa
     experts: ExpertsImplementation = ExpertsImplementation.auto  # ours
+    experts_gemm: ExpertsGemm = ExpertsGemm.auto  # ours
     attend_across_documents: bool = True  # ours; false: attention, positions and loss stop at a document's end
 
     @property
@@ -201,15 +215,23 @@ class ModelConfig:
         yield from _prefixed("ffn_config", self.ffn_config.problems())
         yield from _prefixed("rope_parameters", self.rope_parameters.problems())
         yield from self._head_problems()
-        if self.experts is ExpertsImplementation.megablocks and not self.fits_megablocks:
-            expected = "expected moe_num_experts * ffn_hidden_size to be at least 128, which MegaBlocks needs"
-            found = self.ffn_config.moe_num_experts * self.ffn_config.ffn_hidden_size
-            yield "ffn_config.ffn_hidden_size", f"{expected}, found {found}"
+        if self.experts is ExpertsImplementation.megablocks:
+            yield from self._megablocks_problems()
 
     @property
     def fits_megablocks(self) -> bool:
-        """Whether the experts fill one of MegaBlocks' blocks; its dropless layer can't be built below that."""
-        return self.ffn_config.moe_num_experts * self.ffn_config.ffn_hidden_size >= 128
+        """Whether MegaBlocks can compute these experts."""
+        return not any(self._megablocks_problems())
+
+    def _megablocks_problems(self) -> Iterator[Problem]:
+        ffn, sparse = self.ffn_config, self.experts_gemm is ExpertsGemm.stk
+        multiple, who = (128, "stk") if sparse else (8, "a grouped GEMM")
+        for key, size in ("d_model", self.d_model), ("ffn_config.ffn_hidden_size", ffn.ffn_hidden_size):
+            if size % multiple:
+                yield key, f"expected a multiple of {multiple}, which {who} needs in megablocks experts, found {size}"
+        if ffn.moe_num_experts * ffn.ffn_hidden_size < 128:
+            expected = "expected moe_num_experts * ffn_hidden_size to be at least 128, which MegaBlocks needs"
+            yield "ffn_config.ffn_hidden_size", f"{expected}, found {ffn.moe_num_experts * ffn.ffn_hidden_size}"
 
     def _head_problems(self) -> Iterator[Problem]:
         if self.d_model <= 0 or self.n_heads <= 0:

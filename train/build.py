@@ -18,13 +18,21 @@ from data.mixture.plan import Plan
 from data.mixture.prepared import PreparedDataset
 from data.mixture.stream import CurriculumDataset
 from model.composer_model import DbrxComposerModel
+from model.config import MissingPackageError
 from train.callbacks.stop import leave_to_parent
+from train.errors import RecipeError
 from train.recipe import DatasetConfig, Recipe
 
 
 def build_model(recipe: Recipe, manifest: Manifest, plan: Plan) -> DbrxComposerModel:
-    """The model on the meta device, where it takes no memory."""
-    return DbrxComposerModel(recipe.model, plan.domains, manifest.tokenizer.end_of_text, device="meta")
+    """The model on the meta device, where it takes no memory.
+
+    Raises RecipeError if the recipe asks for a package that is not installed.
+    """
+    try:
+        return DbrxComposerModel(recipe.model, plan.domains, manifest.tokenizer.end_of_text, device="meta")
+    except MissingPackageError as error:
+        raise RecipeError(f"model.{error}") from None
 
 
 def build_train_data(recipe: Recipe, plan: Plan) -> DataSpec:

@@ -1,15 +1,16 @@
-"""Two implementations of the experts behind one interface: a module `experts` with parameters `mlp.w1`, `mlp.v1` and
-`mlp.w2` (see `weights.py`), called as `experts(x_ND, weights_NK, experts_NK) -> y_ND`. Every token reaches every expert
-that it chose; none is dropped."""
+"""Two implementations of the experts behind one interface, `Experts`."""
 
 import torch
-from torch import nn
 
 from model.config import ExpertsImplementation, ModelConfig
+from model.experts.interface import Experts
 
 
-def build_experts(config: ModelConfig) -> nn.Module:
-    """The experts of one layer, uninitialised, by the implementation that the config names."""
+def build_experts(config: ModelConfig) -> Experts:
+    """The experts of one layer, uninitialised, by the implementation that the config names.
+
+    Raises MissingPackageError, one sentence, if the config names a package that is not installed.
+    """
     if _chosen(config) is ExpertsImplementation.torch:
         from model.experts.torch_experts import TorchExperts
 

@@ -84,9 +84,14 @@ def _ffn(**values):
         (_ffn(moe_jitter_eps=1.0), "ffn_config.moe_jitter_eps", "found 1.0"),
         (_ffn(moe_loss_weight=-0.1), "ffn_config.moe_loss_weight", "found -0.1"),
         (
-            replace(_ffn(ffn_hidden_size=31), experts=ExpertsImplementation.megablocks),
+            replace(_ffn(ffn_hidden_size=24), experts=ExpertsImplementation.megablocks),
             "ffn_config.ffn_hidden_size",
-            "124",
+            "found 96",
+        ),
+        (
+            replace(_ffn(ffn_hidden_size=36), experts=ExpertsImplementation.megablocks),
+            "ffn_config.ffn_hidden_size",
+            "a multiple of 8, which a grouped GEMM needs in megablocks experts, found 36",
         ),
         (_ffn(moe_normalize_expert_weights=0.0), "ffn_config.moe_normalize_expert_weights", "found 0.0"),
     ],

@@ -8,11 +8,10 @@ import types
 
 
 def install() -> None:
-    """Gives Triton a driver that times any kernel at 1 ms and reports device 0."""
+    """Gives Triton a driver that says 1 ms of any kernel, without running it, and reports device 0."""
     from triton.runtime import driver
 
-    def timed(kernel_call, **_):
-        kernel_call()
+    def timed(*_, **__):
         return [1.0, 1.0, 1.0]
 
     driver.set_active(

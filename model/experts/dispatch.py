@@ -1,0 +1,45 @@
+"""Expert parallelism around any local computation: slots travel to the ranks that hold their experts, and back."""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_to_all_single
+
+from model.experts.slots import Slots, sort_slots, spread
+
+Compute = Callable[[Tensor, Slots], Tensor]  # rows and their slots -> the experts' output for each slot
+
+
+def compute_remotely(x_ND: Tensor, slots: Slots, compute: Compute, group: dist.ProcessGroup) -> Tensor:
+    """[S, D]: the experts' output for each of this rank's slots, wherever the experts are. A collective.
+
+    Rank r of the group holds the r-th share of the experts, so slots in order of experts are in order of ranks too.
+    They are sent once and brought back once; their numbers go ahead, and both sides wait for these.
+    """
+    ranks = dist.get_world_size(group)
+    sent_RE = _lengths(slots.ends, x_ND.device).view(ranks, -1)
+    received_RE = torch.empty_like(sent_RE)
+    dist.all_to_all_single(received_RE, sent_RE, group=group)
+    sent, received = sent_RE.sum(1).tolist(), received_RE.sum(1).tolist()
+    x_RD = _exchange(spread(x_ND, slots), sent, received, group)
+    here = sort_slots(_experts_of(received_RE), received_RE.shape[1])
+    out_RD = compute(x_RD, here).index_select(0, here.place_NK.flatten())
+    return _exchange(out_RD, received, sent, group)
+
+
+def _exchange(x: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> Tensor:
+    """Sends the first rows to the group's first rank and so on; returns what came, by rank. Differentiable."""
+    out = x.new_empty(sum(received), *x.shape[1:])
+    return all_to_all_single(out, x, received, sent, group)
+
+
+def _experts_of(received_RE: Tensor) -> Tensor:
+    """int64 [rows, 1]: this rank's expert for each row received; a rank's rows come in order of its experts."""
+    experts_RE = torch.arange(received_RE.shape[1], device=received_RE.device).expand_as(received_RE)
+    return experts_RE.flatten().repeat_interleave(received_RE.flatten())[:, None]
+
+
+def _lengths(ends: list[int], device: torch.device) -> Tensor:
+    return torch.tensor(ends, device=device).diff(prepend=torch.zeros(1, dtype=torch.int64, device=device))
