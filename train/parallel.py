@@ -9,10 +9,11 @@ from composer.distributed.prepare_distributed import parallelize_model
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from model.composer_model import DbrxComposerModel
+from model.router import Router
 from train.recipe import Recipe
 
 
@@ -22,9 +23,13 @@ def shard(model: DbrxComposerModel, precision: Precision) -> None:
     It takes no memory yet: `model.initialise` says how to go on. The trainer would shard by itself, but would then take
     memory on GPUs only, and draw weights before it loads others.
     """
+    mesh = init_device_mesh(device_of_rank().type, (dist.get_world_size(),))
+    for router in [module for module in model.modules() if isinstance(module, Router)]:
+        # By itself and in fp32: with the rest of its block FSDP2 would give it weights in bf16.
+        fully_shard(router, mesh=mesh, reshard_after_forward=False)
     parallelize_model(
         model,
-        FSDP2Config(device_mesh=init_device_mesh(device_of_rank().type, (dist.get_world_size(),))),
+        FSDP2Config(device_mesh=mesh),
         precision=precision,
         fsdp_wrap_policy=generate_composer_model_policy(model),
     )

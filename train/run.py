@@ -72,7 +72,9 @@ def fit(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: R
         f"{run.path}: {steps:,} steps of {recipe.step_tokens:,} tokens, "
         f"ranks: {dist.get_world_size()}, device: {build_device()}"
     )
-    trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, console)
+    quieten()
+    with warnings.catch_warnings(record=True):  # Composer's, that an attribute which it asks for is old
+        trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, console)
     try:
         trainer.fit()
     finally:
@@ -91,7 +93,6 @@ def build_trainer(
 ) -> Trainer:
     """Composer's trainer with everything that the recipe asks for, loaded from `checkpoint` if there is one."""
     device = build_device()
-    quieten()
     dist.initialize_dist(device)
     model = build_model(recipe, manifest, plan)
     shard(model, precision(recipe))

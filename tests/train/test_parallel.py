@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from composer.core import Precision
+from composer.distributed import prepare_distributed
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -16,6 +18,7 @@ from model.composer_model import DbrxComposerModel
 from model.config import AttentionConfig, FFNConfig, ModelConfig
 from model.flops import count_parameters
 from model.initialise import initialise, materialise
+from model.router import load_balancing_loss
 from train.parallel import parameter_bytes, shard
 
 CONFIG = ModelConfig(
@@ -34,6 +37,9 @@ DBRX_132B = ModelConfig(
     attn_config=AttentionConfig(kv_n_heads=8, clip_qkv=8.0, rope_theta=500000.0),
     ffn_config=FFNConfig(ffn_hidden_size=10752, moe_num_experts=16, moe_top_k=4),
 )
+SMALL = ModelConfig(
+    d_model=32, n_heads=4, n_layers=1, vocab_size=40, ffn_config=FFNConfig(ffn_hidden_size=16, moe_num_experts=4)
+)
 MIB = 2**20
 
 
@@ -47,9 +53,9 @@ def _resident(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def _shard_and_draw(config: ModelConfig) -> DbrxComposerModel:
+def _shard_and_draw(config: ModelConfig, precision: Precision = Precision.FP32) -> DbrxComposerModel:
     model = _model(config)
-    shard(model, Precision.FP32)
+    shard(model, precision)
     materialise(model, "cpu")
     initialise(model.model, config, 7)
     return model
@@ -59,8 +65,7 @@ def _measure(rank: int, ranks: int, folder: Path, whole_first: bool) -> None:
     """Writes by how much a rank's memory grew at most, and how much it holds of the parameters."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=ranks, store=dist.FileStore(str(folder / "store"), ranks))
-    small = ModelConfig(d_model=32, n_heads=4, n_layers=1, vocab_size=40, ffn_config=FFNConfig(ffn_hidden_size=16))
-    _shard_and_draw(small)  # what the libraries keep for themselves
+    _shard_and_draw(SMALL)  # what the libraries keep for themselves
     ctypes.CDLL(None).malloc_trim(0)  # what the parent's tests freed would be taken again without growth
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
@@ -104,6 +109,43 @@ def _shard_132b(_: int, ranks: int, file: Path) -> None:
 def test_what_a_rank_of_512_holds_of_132b_is_known_without_memory(tmp_path: Path) -> None:
     mp.start_processes(_shard_132b, args=(512, tmp_path / "out.pt"), nprocs=1, start_method="fork")
     held, units = torch.load(tmp_path / "out.pt")
-    assert units == 41  # the blocks, and what lies around them
+    assert units == 81  # the blocks, their routers, and what lies around them
     routers = 40 * 6144 * (1 - 16 / 512)  # 16 rows over 512 ranks: the first 16 have a whole one, the others none
     assert held == 4 * (131_596_523_520 / 512 + routers)
+
+
+def _bf16(rank: int, ranks: int, folder: Path) -> None:
+    """Writes the weights that the modules of a block compute with."""
+    prepare_distributed._validate_precision = lambda *_: None  # stands in for a GPU: Composer has bf16 on those only
+    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=dist.FileStore(str(folder / "store"), ranks))
+    model = _shard_and_draw(SMALL, Precision.AMP_BF16)
+    [block] = model.model.transformer.blocks
+    used = {}
+
+    def see_attention(module: nn.Module, _: object) -> None:
+        used["attention"] = module.Wqkv.weight.detach().clone()
+
+    def see_router(module: nn.Module, _: object) -> None:
+        used["router"] = module.layer.weight.detach().clone()
+
+    block.norm_attn_norm.attn.register_forward_pre_hook(see_attention)
+    block.ffn.router.register_forward_pre_hook(see_router)
+    tokens = torch.arange(10)[None] + rank
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model.model(tokens, tokens)
+    (output.token_loss.mean + load_balancing_loss(output.routings)).backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+    used["gradient"] = block.ffn.router.layer.weight.grad.full_tensor()
+    torch.save(used, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_in_bf16_the_router_computes_with_its_fp32_weights(tmp_path: Path) -> None:
+    mp.start_processes(_bf16, args=(2, tmp_path), nprocs=2, start_method="fork")
+    block = "model.transformer.blocks.0"
+    weights = _model(SMALL, "cpu").state_dict()
+    for rank in range(2):
+        used = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(used["router"], weights[f"{block}.ffn.router.layer.weight"])
+        assert torch.equal(used["attention"], weights[f"{block}.norm_attn_norm.attn.Wqkv.weight"].bfloat16())
+        assert used["gradient"].abs().sum() > 0
