@@ -202,8 +202,7 @@ def _shard_by_expert(model: DbrxForCausalLM, ranks: int) -> None:
     mesh = init_device_mesh("cpu", (ranks // 2, 2), mesh_dim_names=("efsdp", "ep"))
     for block in model.transformer.blocks:
         experts = block.ffn.experts
-        for name, weight in list(experts.mlp.named_parameters()):
-            experts.mlp.register_parameter(name, nn.Parameter(distribute_tensor(weight, mesh["ep"], [Shard(0)])))
+        experts.parallelise(mesh["ep"])
         fully_shard(experts, mesh=mesh["efsdp"])
     _shard_fully(model, ranks)
 
