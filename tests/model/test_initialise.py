@@ -23,9 +23,16 @@ CONFIG = ModelConfig(
     n_heads=6,
     n_layers=2,
     vocab_size=301,  # a prime: no number of ranks divides it
-    ffn_config=FFNConfig(ffn_hidden_size=48, moe_num_experts=4),
+    ffn_config=FFNConfig(ffn_hidden_size=45, moe_num_experts=2),  # odd, so that the rows of an expert are uneven too
 )
-TIED = ModelConfig(d_model=32, n_heads=4, n_layers=1, vocab_size=50, tie_word_embeddings=True)
+TIED = ModelConfig(
+    d_model=32,
+    n_heads=4,
+    n_layers=1,
+    vocab_size=50,
+    ffn_config=FFNConfig(ffn_hidden_size=48, moe_num_experts=4),
+    tie_word_embeddings=True,
+)
 LARGE = ModelConfig(d_model=512, n_heads=8, n_layers=1, vocab_size=2048)  # 4 chunks of 2**18 numbers in the embedding
 
 
@@ -66,7 +73,7 @@ def test_the_values_of_a_seed_stay():
     weights = _weights(7)
     embedding, down = weights["transformer.wte.weight"], weights["transformer.blocks.1.ffn.experts.mlp.w2"]
     assert embedding[0, :3].tolist() == [0.036483313888311386, -0.023839900270104408, -0.026033947244286537]
-    assert down[-1, -3:].tolist() == [0.005103710573166609, 0.011993052437901497, -0.005701541900634766]
+    assert down[-1, -3:].tolist() == [0.019374631345272064, -0.005671970546245575, -0.005552119109779596]
 
 
 def test_every_weight_changes_with_the_seed_and_differs_from_its_siblings():
