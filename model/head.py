@@ -9,7 +9,6 @@ from torch.autograd.function import once_differentiable
 from model.precision import as_autocast, without_autocast
 
 IGNORED = -100  # the target of a position that is not counted
-_CHUNK_LOGITS = 2**21  # logits held at a time: 8 MiB of fp32 stay in a core's cache
 
 
 class TokenLoss(NamedTuple):
@@ -40,7 +39,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     The gradient of a mean's every logit is known as soon as its loss is, so it is used while the chunk is in cache, and
     backward only scales. On 2 cores of an AMD EPYC, fp32, 4,096 tokens, d 128, vocabulary 8,192, forward and backward:
-    197 ms, against 313 ms for all logits and `cross_entropy` (best of 4).
+    197 ms, against 313 ms for all logits and `cross_entropy` (best of 4). benchmarks/long_context.py says what memory
+    it saves.
+
+    No library's does: Liger's and Apple's cut_cross_entropy run on GPUs only, and give either a mean or the loss of
+    each position, while we train on the one and need the other for the losses by domain (Liger's gradients were wrong
+    without a reduction, its issue 968). `torch.nn.functional.linear_cross_entropy` is chunked on any device; it comes
+    with torch 2.13, and this class should go when the pin moves, if it gives both.
     """
 
     @staticmethod
@@ -53,7 +58,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss_N = torch.empty(len(x_ND), dtype=torch.float32, device=x_ND.device)
         grad_x_ND = torch.empty_like(x_ND) if needs_grad else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_grad else None
-        rows = max(1, _CHUNK_LOGITS // len(weight_VD))
+        rows = _chunk_rows(weight_VD)
         for start in range(0, len(x_ND), rows):
             chunk = slice(start, start + rows)
             counted, index = counted_N[chunk], targets_N[chunk].clamp(min=0)[:, None]
@@ -75,6 +80,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_mean: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_x_ND, grad_weight_VD = ctx.saved_tensors
         return grad_x_ND * grad_mean, (grad_weight_VD * grad_mean).to(ctx.weight_dtype), None, None
+
+
+def _chunk_rows(weight_VD: Tensor) -> int:
+    """Positions whose logits are held at a time.
+
+    On a CPU 2 M logits, 8 MiB of fp32 that stay in a core's cache, but 128 positions at least: each chunk reads the
+    whole weight, and at a vocabulary of 100,352 that costs more than the cache saves (20 positions 2.51 s, 128 1.41 s,
+    512 1.35 s for 512 tokens of d 256). On a GPU 128 M, half a GiB of fp32, so that the products fill it.
+    """
+    if weight_VD.is_cuda:
+        return max(128, 2**27 // len(weight_VD))
+    return max(128, 2**21 // len(weight_VD))
 
 
 def _add_product(sum_32: Tensor, a: Tensor, b: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from model import head
 from model.head import IGNORED, LanguageModelHead
@@ -16,9 +18,9 @@ def _case(dtype=torch.float32):
     return lm_head, x, targets
 
 
-@pytest.mark.parametrize("chunk_logits", [1, 350, 2**21])
-def test_loss_and_gradients(chunk_logits, monkeypatch):
-    monkeypatch.setattr(head, "_CHUNK_LOGITS", chunk_logits)
+@pytest.mark.parametrize("rows", [1, 7, 33, 128])
+def test_loss_and_gradients(rows, monkeypatch):
+    monkeypatch.setattr(head, "_chunk_rows", lambda weight: rows)
     lm_head, x, targets = _case()
     loss = lm_head(x, targets)
     wanted = torch.nn.functional.cross_entropy(
@@ -54,3 +56,28 @@ def test_bfloat16_keeps_the_loss_in_fp32():
     loss.mean.backward()
     assert loss.mean.dtype is torch.float32 and lm_head.weight.grad.dtype is torch.bfloat16
     torch.testing.assert_close(loss.mean, lm_head.float()(x.float(), targets).mean, rtol=0.01, atol=0)
+
+
+def test_logits_are_never_held_all_at_once():
+    """No tensor of the forward or the backward pass is larger than a chunk's logits, however many tokens there are."""
+    vocabulary, tokens = 3000, 1500
+    lm_head = LanguageModelHead(8, vocabulary)
+    x = torch.randn(1, tokens, 8, requires_grad=True)
+    targets = torch.randint(vocabulary, (1, tokens))
+    with LargestTensor() as largest:
+        lm_head(x, targets).mean.backward()
+    rows = head._chunk_rows(lm_head.weight)
+    assert rows < tokens / 2 and largest.numel == rows * vocabulary
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the largest result of any operation."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
