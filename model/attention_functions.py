@@ -88,7 +88,11 @@ def flash(q_BTHC: Tensor, k_BTGC: Tensor, v_BTGC: Tensor, documents: Documents |
 
 
 def _causal(q_BTHC: Tensor, k_BTGC: Tensor, v_BTGC: Tensor, dropout_p: float) -> Tensor:
-    q, k, v = (x.transpose(1, 2) for x in (q_BTHC, k_BTGC, v_BTGC))
+    if q_BTHC.is_cuda and q_BTHC.dtype is torch.float32:
+        # Of the fused kernels only flash shares heads, and it has no fp32; the third way would write out T x T weights.
+        q, k, v = (_heads_first(x, q_BTHC.shape[2]) for x in (q_BTHC, k_BTGC, v_BTGC))
+    else:
+        q, k, v = (x.transpose(1, 2) for x in (q_BTHC, k_BTGC, v_BTGC))
     grouped = q.shape[1] != k.shape[1]
     y = scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=True, enable_gqa=grouped)
     return y.transpose(1, 2)
@@ -96,7 +100,8 @@ def _causal(q_BTHC: Tensor, k_BTGC: Tensor, v_BTGC: Tensor, dropout_p: float) ->
 
 def _heads_first(x_BTGC: Tensor, n_heads: int) -> Tensor:
     """[B, H, T, C], each key and value head repeated for the query heads that it serves."""
-    return x_BTGC.transpose(1, 2).repeat_interleave(n_heads // x_BTGC.shape[2], dim=1)
+    x_BGTC, times = x_BTGC.transpose(1, 2), n_heads // x_BTGC.shape[2]
+    return x_BGTC if times == 1 else x_BGTC.repeat_interleave(times, dim=1)
 
 
 @cache

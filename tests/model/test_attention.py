@@ -88,6 +88,18 @@ def test_flex_attention_on_a_gpu(dtype):
         assert _relative(mine, other) < limit
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: which of its kernels is taken")
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "across"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_on_a_gpu_does_not_grow_with_the_square(dtype, strict):
+    length = 16_384
+    documents = find_documents(torch.randint(3000, (1, length), device="cuda"), END) if strict else None
+    heads = [x.detach()[:1].to("cuda", dtype).requires_grad_() for x in _heads(length=length)]
+    torch.cuda.reset_peak_memory_stats()
+    attention_functions.sdpa(*heads, documents, 0.0).sum().backward()
+    assert torch.cuda.max_memory_allocated() < length**2  # bytes; one head's weights are 2 or 4 times as many
+
+
 def _documents_alone(tokens: torch.Tensor) -> list[torch.Tensor]:
     """The rule in plain Python: a document ends with its end_of_text; a run of more of them is one document."""
     found: list[list[int]] = []
