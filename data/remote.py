@@ -10,6 +10,7 @@ from typing import Any
 
 from data.errors import DataError
 from data.manifest import FILE, INDEX, Manifest, file_sizes, split_folders, verify_index
+from data.tokenizer import ENCODING_FILE, RANKS_FILE
 
 
 def fetch(remote: str, folder: Path) -> Manifest:
@@ -88,3 +89,21 @@ def drop_half_fetched(folder: Path, entries: list[dict[str, Any]]) -> None:
     for name, size in file_sizes(folder).items():
         if whole.get(name, size) != size or (name not in whole and name.rpartition(".")[0] in whole):
             (folder / name).unlink(missing_ok=True)
+
+
+def fetch_tokenizer(remote: str, folder: Path, manifest: Manifest) -> None:
+    """Brings the dataset's tokenizer into `folder`, unless it is there.
+
+    Raises:
+        DataError: the remote can't be reached or lacks it, or the folder can't be written to.
+    """
+    place = manifest.tokenizer.folder
+    try:
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as temporary:
+            for name in (RANKS_FILE, ENCODING_FILE):
+                if not (folder / place / name).exists():
+                    (folder / place).mkdir(parents=True, exist_ok=True)
+                    fetched = download(f"{remote.rstrip('/')}/{place}/{name}", Path(temporary, name))
+                    fetched.replace(folder / place / name)
+    except OSError as error:
+        raise DataError(f"{folder} can't be used as a cache: {error.strerror or error}") from None

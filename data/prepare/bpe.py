@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Trainable
 
+from data.byte_characters import to_bytes
 from data.errors import DataError
 from data.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
 
@@ -46,15 +47,6 @@ def train(texts: Iterable[str], vocab_size: int, name: str) -> Tokenizer:
 
 def _ranks(vocabulary: dict[str, int]) -> dict[bytes, int]:
     """tiktoken ranks of a byte-level vocabulary: each byte is its own rank, then the merges in their order."""
-    byte_of = _byte_of_character()
-    in_order = sorted(vocabulary, key=vocabulary.__getitem__)
-    tokens = [bytes(byte_of[character] for character in token) for token in in_order]
+    tokens = [to_bytes(token) for token in sorted(vocabulary, key=vocabulary.__getitem__)]
     merges = [token for token in tokens if len(token) > 1]
     return {token: rank for rank, token in enumerate([bytes([byte]) for byte in range(256)] + merges)}
-
-
-def _byte_of_character() -> dict[str, int]:
-    """The byte-level alphabet of GPT-2: printable bytes stand for themselves, the others for U+0100 and on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
