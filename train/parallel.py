@@ -26,7 +26,7 @@ def shard(model: DbrxComposerModel, precision: Precision) -> None:
     mesh = init_device_mesh(device_of_rank().type, (dist.get_world_size(),))
     for router in [module for module in model.modules() if isinstance(module, Router)]:
         # By itself and in fp32: with the rest of its block FSDP2 would give it weights in bf16.
-        fully_shard(router, mesh=mesh, reshard_after_forward=False)
+        fully_shard(router, mesh=mesh)
     parallelize_model(
         model,
         FSDP2Config(device_mesh=mesh),
