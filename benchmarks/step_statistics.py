@@ -14,11 +14,11 @@ import json
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from beside import seconds
 from composer.utils import dist
 
 from data.mixture.plan import Plan
@@ -105,19 +105,6 @@ def step_statistics(model: DbrxComposerModel, batch: Batch) -> Callable[[], None
 def median_seconds(action: Callable[[], None], times: int) -> float:
     """Of one call, after two to warm up."""
     return statistics.median([seconds(action) for _ in range(times + 2)][2:])
-
-
-def seconds(action: Callable[[], None]) -> float:
-    synchronise()
-    began = time.perf_counter()
-    action()
-    synchronise()
-    return time.perf_counter() - began
-
-
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+CACHED = 1024  # slots that are worked on at a time where several passes follow one another
+
 
 class Slots(NamedTuple):
     """Where the rows of a tensor [N, D], each wanted K times, stand once they are sorted by expert."""
@@ -70,8 +72,12 @@ class _Combine(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x_SD, weights_NK, order_S, place_NK = ctx.saved_tensors
-        grad_SD = grad_ND.index_select(0, order_S // weights_NK.shape[1])
-        grad_weight_S = torch.linalg.vecdot(grad_SD, x_SD)
         weight_S = weights_NK.flatten().index_select(0, order_S)
-        grad_weights_NK = grad_weight_S.index_select(0, place_NK.flatten()).view(place_NK.shape)
-        return grad_SD.mul_(weight_S[:, None]), grad_weights_NK, None, None
+        grad_SD, grad_weight_S = torch.empty_like(x_SD), torch.empty_like(weight_S)
+        row_S = order_S // weights_NK.shape[1]
+        parts = zip(*(t.split(CACHED) for t in (row_S, x_SD, weight_S, grad_SD, grad_weight_S)), strict=True)
+        for row, x, weight, grad, grad_weight in parts:
+            torch.index_select(grad_ND, 0, row, out=grad)
+            torch.linalg.vecdot(grad, x, out=grad_weight)
+            grad.mul_(weight[:, None])
+        return grad_SD, grad_weight_S.index_select(0, place_NK.flatten()).view(place_NK.shape), None, None

@@ -6,6 +6,7 @@ because autograd over slices keeps and touches several times the memory; rows ar
 rather than kept. `benchmarks/experts.py` holds it against dense GEMMs of the same FLOPs and transformers' `DbrxFFN`.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -64,11 +65,14 @@ class _GroupedGLU(torch.autograd.Function):
     ) -> Tensor:
         gate_SF, up_SF = (x_ND.new_empty(len(row_S), w1_EFD.shape[1]) for _ in range(2))
         out_SD = x_ND.new_empty(len(row_S), x_ND.shape[1])
-        for expert, rows in _rows_by_expert(ends):
-            x = x_ND.index_select(0, row_S[rows])
-            torch.mm(x, w1_EFD[expert].T, out=gate_SF[rows])
-            torch.mm(x, v1_EFD[expert].T, out=up_SF[rows])
-            torch.mm(nn.functional.silu(gate_SF[rows]).mul_(up_SF[rows]), w2_EFD[expert], out=out_SD[rows])
+        slots = _by_expert(ends, row_S, gate_SF, up_SF, out_SD)
+        weights = zip(w1_EFD.mT.unbind(), v1_EFD.mT.unbind(), w2_EFD.unbind(), strict=True)
+        for (row, gate, up, out), (w1, v1, w2) in zip(slots, weights, strict=True):
+            if len(row):
+                x = x_ND.index_select(0, row)
+                torch.mm(x, w1, out=gate)
+                torch.mm(x, v1, out=up)
+                torch.mm(nn.functional.silu(gate).mul_(up), w2, out=out)
         ctx.save_for_backward(x_ND, gate_SF, up_SF, w1_EFD, v1_EFD, w2_EFD, row_S, place_NK)
         ctx.ends = ends
         return out_SD
@@ -76,32 +80,28 @@ class _GroupedGLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out_SD: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, gate_SF, up_SF, w1_EFD, v1_EFD, w2_EFD, row_S, place_NK = ctx.saved_tensors
-        grad_x_SD = torch.empty_like(grad_out_SD)
-        grad_w1_EFD, grad_v1_EFD, grad_w2_EFD = (_zeros_where_empty(w, ctx.ends) for w in (w1_EFD, v1_EFD, w2_EFD))
-        for expert, rows in _rows_by_expert(ctx.ends):
-            x, gate, up, grad_out = x_ND.index_select(0, row_S[rows]), gate_SF[rows], up_SF[rows], grad_out_SD[rows]
+        x_ND, gate_SF, up_SF, *weights_EFD, row_S, place_NK = ctx.saved_tensors
+        grad_weights_EFD = [torch.empty_like(w) for w in weights_EFD]
+        grad_x_SD = grad_out_SD  # each expert's rows take the place of rows already used, which nobody else holds
+        slots = _by_expert(ctx.ends, row_S, gate_SF, up_SF, grad_out_SD, grad_x_SD)
+        weights = zip(*(w.unbind() for w in (*weights_EFD, *grad_weights_EFD)), strict=True)
+        for (row, gate, up, grad_out, grad_x), (w1, v1, w2, *grads) in zip(slots, weights, strict=True):
+            if not len(row):
+                torch._foreach_zero_(grads)
+                continue
+            x, (grad_w1, grad_v1, grad_w2) = x_ND.index_select(0, row), grads
             activated = nn.functional.silu(gate)
-            torch.mm((activated * up).T, grad_out, out=grad_w2_EFD[expert])
-            grad_hidden = grad_out @ w2_EFD[expert].T
+            torch.mm((activated * up).T, grad_out, out=grad_w2)
+            grad_hidden = grad_out @ w2.T
             grad_up = activated.mul_(grad_hidden)
             grad_gate = torch.ops.aten.silu_backward(grad_hidden.mul_(up), gate)
-            torch.mm(grad_gate.T, x, out=grad_w1_EFD[expert])
-            torch.mm(grad_up.T, x, out=grad_v1_EFD[expert])
-            torch.mm(grad_gate, w1_EFD[expert], out=grad_x_SD[rows]).addmm_(grad_up, v1_EFD[expert])
-        return sum_slots(grad_x_SD, place_NK), grad_w1_EFD, grad_v1_EFD, grad_w2_EFD, None, None, None
+            torch.mm(grad_gate.T, x, out=grad_w1)
+            torch.mm(grad_up.T, x, out=grad_v1)
+            torch.mm(grad_gate, w1, out=grad_x).addmm_(grad_up, v1)
+        return sum_slots(grad_x_SD, place_NK), *grad_weights_EFD, None, None, None
 
 
-def _rows_by_expert(ends: list[int]) -> list[tuple[int, slice]]:
-    """(expert, its rows) for each expert that has any; `ends` is where the rows of each expert end."""
-    starts = [0, *ends[:-1]]
-    return [(e, slice(start, end)) for e, (start, end) in enumerate(zip(starts, ends, strict=True)) if end > start]
-
-
-def _zeros_where_empty(like_EFD: Tensor, ends: list[int]) -> Tensor:
-    """A gradient to be filled in for the experts that have rows, already 0 for those that have none."""
-    gradient_EFD = torch.empty_like(like_EFD)
-    busy = {expert for expert, _ in _rows_by_expert(ends)}
-    for expert in set(range(len(ends))) - busy:
-        gradient_EFD[expert].zero_()
-    return gradient_EFD
+def _by_expert(ends: list[int], *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Each expert's rows of the tensors; `ends` is where the rows of each expert end."""
+    lengths = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return zip(*(tensor.split(lengths) for tensor in tensors), strict=True)
