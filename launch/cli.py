@@ -20,6 +20,7 @@ Pretrain DBRX-class mixture-of-experts models on a curriculum of data.
   brickyard prepare yamls/demo/data.yaml        text -> tokens: an MDS dataset with a manifest
   brickyard plan    yamls/demo/pretrain.yaml    what a run will read, before it is paid for
   brickyard train   yamls/demo/pretrain.yaml    train, or go on from the newest checkpoint
+  brickyard launch local -n 2 yamls/demo/pretrain.yaml   the same on two ranks of this machine
   brickyard audit   runs/demo                   was the model given what the plan says?
   brickyard report  runs/demo                   a page about the run: loss, mixture, experts, speed
 """
@@ -99,6 +100,16 @@ def build_parser() -> argparse.ArgumentParser:
     train = add_command(commands, "train", "train, or go on from the newest checkpoint", "yamls/demo/pretrain.yaml")
     train.set_defaults(run=run_train)
 
+    launch = commands.add_parser(
+        "launch",
+        help="train on many ranks",
+        description="Train a recipe on many ranks, and watch them until all have ended.",
+    )
+    places = launch.add_subparsers(dest="place", required=True, metavar="WHERE")
+    local = add_command(places, "local", "train on several ranks of this machine", "yamls/demo/pretrain.yaml")
+    local.add_argument("-n", dest="ranks", metavar="N", type=int, help="ranks (default: a rank for each GPU, or one)")
+    local.set_defaults(run=run_launch_local)
+
     audit = commands.add_parser(
         "audit",
         help="hold what the model was given against the plan",
@@ -160,6 +171,12 @@ def run_train(options: argparse.Namespace) -> int:
     from launch.train import train_command
 
     return train_command(options.recipe, options.overrides)
+
+
+def run_launch_local(options: argparse.Namespace) -> int:
+    from launch.local import launch_local
+
+    return launch_local(options.recipe, options.overrides, options.ranks)
 
 
 def run_audit(options: argparse.Namespace) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from train.run_directory import RunDirectory
 
 def train_command(path: Path, overrides: Sequence[str]) -> int:
     """Train the recipe at `path`. Returns the exit code."""
+    faulthandler.register(signal.SIGUSR1)  # where is it? each thread's stack, on stderr
     recipe, manifest = read_run(path, overrides)
     run = RunDirectory.of(recipe)
     run.check_same_run(recipe, manifest)

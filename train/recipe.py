@@ -127,6 +127,7 @@ class Recipe:
     log_interval: str = "10ba"  # between lines on the console
     audit: bool = False  # record what the model reads, for `brickyard audit`
     precision: Literal["fp32", "bf16"] = "fp32"
+    dist_timeout: float = 600.0  # seconds without progress after which a rank ends, saying where it was
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
@@ -138,6 +139,8 @@ class Recipe:
                 yield name, f"expected 1 or more, found {getattr(self, name)}"
         if self.max_seq_len == 1:
             yield "max_seq_len", "expected 2 or more: with one token there is none to predict"
+        if not 0 < self.dist_timeout < 10**9:
+            yield "dist_timeout", f"expected a number of seconds above 0, found {self.dist_timeout}"
         if not 0 <= self.seed < 2**32:
             yield "seed", f"expected a number from 0 to 2^32 - 1, found {self.seed}"
         yield from self._time_problems()

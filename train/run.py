@@ -29,6 +29,7 @@ from train.callbacks.metrics_file import MetricsFile
 from train.callbacks.randomness import StepSeed
 from train.callbacks.steps import StepRecorder
 from train.callbacks.stop import StopOnSignal
+from train.callbacks.watchdog import Watchdog
 from train.checkpoint import Checkpointer
 from train.checkpoint_files import newest_checkpoint, steps_of
 from train.clipping import GradientClipping
@@ -93,7 +94,7 @@ def build_trainer(
 ) -> Trainer:
     """Composer's trainer with everything that the recipe asks for, loaded from `checkpoint` if there is one."""
     device = build_device()
-    dist.initialize_dist(device)
+    dist.initialize_dist(device, timeout=recipe.dist_timeout)
     model = build_model(recipe, manifest, plan)
     shard(model, precision(recipe))
     count = count_parameters(recipe.model)
@@ -137,8 +138,10 @@ def build_trainer(
             *audits,
             checkpointer,
             StopOnSignal(checkpointer),
+            Watchdog(recipe.dist_timeout),
         ],
         run_name=recipe.run_name,
+        dist_timeout=recipe.dist_timeout,
         parallelism_config=parallelism(),
         device=device,
         precision=precision(recipe),

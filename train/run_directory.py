@@ -34,6 +34,7 @@ FREE_KEYS = (
     "dataset.num_workers",
     "dataset.predownload",
     "checkpoints",
+    "dist_timeout",
     "wandb",
     "audit",
     "curriculum.anchors",

@@ -1,0 +1,203 @@
+"""`brickyard launch local`: a recipe on N ranks of this machine, watched until all of them have ended."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+from train.errors import RecipeError
+from train.inputs import read_run
+from train.run_directory import RunDirectory
+
+GRACE = 20.0  # seconds that the others have to end by themselves once a rank has failed
+LAST_WORDS = 2.0  # seconds to write down where they are, before they are killed
+LOOK = 0.2  # seconds between looks
+TAIL = 15  # lines of a failed rank's log that are shown
+MISTAKE, OURS = 2, 1
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Rank:
+    """A process and its log, from byte `begin` on; `code` is None while it runs, negative where a signal ended it."""
+
+    number: int
+    pid: int
+    log: Path
+    begin: int
+    code: int | None = None
+
+    def look(self) -> None:
+        """Notice that it has ended."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid:
+            self.code = os.waitstatus_to_exitcode(status)
+
+    def send(self, number: int) -> None:
+        if self.code is None:
+            os.kill(self.pid, number)
+
+
+def launch_local(path: Path, overrides: Sequence[str], count: int | None) -> int:
+    """Train the recipe at `path` on `count` ranks of this machine (None: one for each GPU, or else one).
+
+    Returns the exit code: 0 done, 130 or 143 stopped by a signal and saved, 2 the user's mistake, 1 a rank failed.
+
+    Ranks are forked once Composer is imported, so that N of them cost its ten seconds once.
+
+    Raises:
+        RecipeError: the recipe is wrong, or does not divide over the ranks.
+        DataError: the dataset is not whole.
+    """
+    count = gpus_or_one() if count is None else count
+    if count < 1:
+        raise RecipeError(f"-n: expected 1 or more, found {count}")
+    os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(count)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    recipe, manifest = read_run(path, overrides)
+    run = RunDirectory.of(recipe)
+    run.check_same_run(recipe, manifest)
+    say(f"loading torch and Composer for {count} ranks; logs: {run.path / 'logs'}")
+    check_devices(count)
+    os.environ.update(NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    import train.run  # noqa: F401  # for the ranks, which are forked from here
+
+    (run.path / "logs").mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    return Watch([start_rank(number, path, overrides, run.path / "logs") for number in range(count)]).until_ended()
+
+
+def gpus_or_one() -> int:
+    import torch
+
+    return torch.cuda.device_count() or 1
+
+
+def check_devices(count: int) -> None:
+    import torch
+
+    devices = torch.cuda.device_count()
+    if devices and count > devices:
+        raise RecipeError(f"-n {count}: there are {devices} GPUs here, and each rank needs one")
+
+
+def start_rank(number: int, path: Path, overrides: Sequence[str], logs: Path) -> Rank:
+    """Fork a rank that writes to its log."""
+    log = logs / f"rank{number}.log"
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    begin, parent = os.fstat(output).st_size, os.getpid()
+    pid = os.fork()
+    if pid:
+        os.close(output)
+        return Rank(number, pid, log, begin)
+    die_with(parent)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout, sys.stderr = (os.fdopen(end, "w", buffering=1, closefd=False) for end in (1, 2))
+    os.environ.update(RANK=str(number), LOCAL_RANK=str(number))
+    from launch.cli import main
+
+    sys.exit(main(["train", str(path), *overrides]))  # as if it had been started by itself: nothing else is left undone
+
+
+def die_with(parent: int) -> None:
+    """End (with a checkpoint) when the launcher is gone, even if it was killed; take no signals of its terminal."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(OURS)
+
+
+class Watch:
+    """Shows what rank 0 says, hands signals on, and ends the others when a rank has failed."""
+
+    def __init__(self, ranks: Sequence[Rank]) -> None:
+        self.ranks = ranks
+        self.failed_at: float | None = None
+        self.killed: list[Rank] = []  # by us
+
+    def until_ended(self) -> int:
+        before = {number: signal.signal(number, self.hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        with self.ranks[0].log.open("rb") as said:
+            said.seek(self.ranks[0].begin)
+            try:
+                while any(rank.code is None for rank in self.ranks):
+                    time.sleep(LOOK)
+                    self.look()
+                    show(said)
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+        return self.exit_code()
+
+    def look(self) -> None:
+        """Notice ranks that have ended; once one has failed, the others get GRACE to end by themselves."""
+        for rank in self.ranks:
+            if rank.code is None:
+                rank.look()
+        if self.failed_at is None and any(rank.code for rank in self.ranks):
+            self.failed_at = time.monotonic()
+        if self.failed_at is not None and time.monotonic() > self.failed_at + GRACE:
+            self.end_others()
+
+    def end_others(self) -> None:
+        """A rank that waits for one that is gone may wait for ever: it writes down where it is, and is killed."""
+        self.send(signal.SIGUSR1)  # each thread's stack, into its log
+        time.sleep(LAST_WORDS)
+        self.killed += [rank for rank in self.ranks if rank.code is None and rank not in self.killed]
+        self.send(signal.SIGKILL)
+
+    def hand_on(self, number: int, frame: FrameType | None) -> None:
+        """A signal to the launcher is one to every rank: they save and end, or at the second one, end."""
+        self.send(number)
+
+    def send(self, number: int) -> None:
+        for rank in self.ranks:
+            rank.send(number)
+
+    def exit_code(self) -> int:
+        failed = [rank for rank in self.ranks if rank.code and rank not in self.killed]
+        if not failed:
+            return 0
+        codes = {rank.code for rank in self.ranks}
+        if len(codes) == 1 and (code := codes.pop()) is not None and code >= MISTAKE:
+            return code  # all of them say the same: a user's mistake, or that they were stopped and have saved
+        # One that was killed is the cause; those that missed it fail at once, and may even be seen first.
+        self.explain(min(failed, key=lambda rank: rank.code or 0))
+        return OURS
+
+    def explain(self, rank: Rank) -> None:
+        assert rank.code is not None
+        how = f"exit code {rank.code}" if rank.code > 0 else signal.Signals(-rank.code).name
+        say(f"rank {rank.number} ended with {how}; the last lines of {rank.log}:")
+        for line in rank.log.read_bytes()[rank.begin :].decode(errors="replace").splitlines()[-TAIL:]:
+            print(f"  {line}", file=sys.stderr)
+        if self.killed:
+            names = ", ".join(str(other.number) for other in self.killed)
+            say(f"killed {GRACE:.0f} s later, with their stacks in their logs: ranks {names}")
+        say("the same command goes on from the newest checkpoint")
+
+
+def show(said: BinaryIO) -> None:
+    """Pass on what a rank has said since the last time."""
+    sys.stdout.write(said.read().decode(errors="replace"))
+    sys.stdout.flush()
+
+
+def say(line: str) -> None:
+    print(f"launch: {line}", file=sys.stderr, flush=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,118 @@
+"""`brickyard launch local`: ranks that are started, watched and ended together, whatever happens to one of them."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from train.callbacks.metrics_file import iterate_rows
+
+from processes import brickyard, finish, start
+
+TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
+OPTIONS = ("max_duration=40ba", "save_interval=5ba", "eval_interval=20ba", "wandb.mode=disabled")
+
+
+def hurry() -> None:
+    """The others get less time to end by themselves."""
+    import launch.local
+
+    launch.local.GRACE = 1.0
+
+
+def children(parent: int) -> Iterator[int]:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
+                yield int(path.parent.name)
+        except OSError:  # it has ended
+            continue
+
+
+def rank_of(launcher: int, number: int) -> int:
+    """The process that writes this rank's log."""
+    output = {pid: Path(f"/proc/{pid}/fd/1").readlink().name for pid in children(launcher)}
+    return next(pid for pid, name in output.items() if name == f"rank{number}.log")
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (run / "metrics.jsonl").exists() and any(
+            row["batch"] == step for row in iterate_rows(run / "metrics.jsonl")
+        ):
+            return
+        time.sleep(0.01)
+    raise AssertionError("the run never came to the step")
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+def command(workshop: SimpleNamespace, name: str, *more: str) -> list[str]:
+    return ["launch", "local", "-n", "2", str(workshop.recipe), f"run_name={name}", *OPTIONS, *more]
+
+
+def test_whatever_happens_to_a_rank_the_run_goes_on(workshop: SimpleNamespace) -> None:
+    """A rank killed, the launcher asked to end, the launcher killed, a rank hung: the steps are those of one run."""
+    run, log = workshop.root / "runs" / "spoilt", workshop.root / "spoilt.log"
+
+    def spoil(step: int, victim: int | None, number: int, *more: str) -> int | None:
+        """Start, send signal `number` to a rank (None: the launcher) at this step, and return the exit code."""
+        log.unlink(missing_ok=True)
+        launcher = start(command(workshop, "spoilt", *more), log, before=hurry)
+        wait_for_step(run, step)
+        pid = launcher[0].pid or 0
+        ranks = list(children(pid))
+        os.kill(pid if victim is None else rank_of(pid, victim), number)
+        code = finish(launcher)[0]
+        wait_until_gone(ranks)
+        return code
+
+    assert spoil(6, 1, signal.SIGKILL) == 1
+    said = log.read_text()
+    assert "rank 1 ended with SIGKILL" in said and "goes on from the newest checkpoint" in said
+    assert spoil(12, None, signal.SIGTERM) == 128 + signal.SIGTERM
+    assert "which is saved" in log.read_text()
+    assert spoil(18, None, signal.SIGKILL) == -signal.SIGKILL
+    assert spoil(26, 1, signal.SIGSTOP, "dist_timeout=30") == 1
+    assert "(most recent call first)" in (run / "logs" / "rank0.log").read_text()  # where it waited
+    assert brickyard(command(workshop, "spoilt"), log) == [0]
+    assert brickyard(command(workshop, "whole"), workshop.root / "whole.log") == [0]
+    assert rows(run) == rows(workshop.root / "runs" / "whole")
+    assert "done: 40 steps" in log.read_text()
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "a rank is left behind"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["-n", "0"], "-n: expected 1 or more, found 0"),
+        (["-n", "3"], "expected a multiple of the number of ranks (3), found 8"),
+        (["dist_timeout=0"], "dist_timeout=0: expected a number of seconds above 0"),
+    ],
+)
+def test_mistakes_are_said_before_anything_starts(
+    workshop: SimpleNamespace, more: list[str], said: str, capfd: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    from launch.cli import main
+
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # and so restored
+    assert main([*command(workshop, "mistaken"), *more]) == 2
+    assert said in capfd.readouterr().err
+    assert not (workshop.root / "runs" / "mistaken").exists()
