@@ -1,9 +1,11 @@
-"""One layer of the decoder: attention, then experts, each on a normalised copy of the residual stream."""
+"""One layer of the decoder: attention, then experts or one dense unit, each on a normalised copy of the residual
+stream."""
 
 from torch import Tensor, nn
 
 from model.attention import GroupedQueryAttention
 from model.config import ModelConfig
+from model.dense import DenseFeedForward
 from model.documents import Documents
 from model.experts import build_experts
 from model.precision import as_autocast
@@ -45,16 +47,21 @@ class MixtureOfExperts(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and experts; the unit of sharding and of activation checkpointing."""
+    """Attention, and experts or in the first `first_k_dense_replace` layers one dense unit; what is sharded and
+    checkpointed as one.
 
-    def __init__(self, config: ModelConfig) -> None:
+    layer counts from 0.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.resid_pdrop = config.resid_pdrop
         self.norm_attn_norm = NormAttentionNorm(config)
-        self.ffn = MixtureOfExperts(config)
+        is_dense = layer < config.ffn_config.first_k_dense_replace
+        self.ffn = DenseFeedForward(config) if is_dense else MixtureOfExperts(config)
 
-    def forward(self, x_BTD: Tensor, documents: Documents | None = None) -> tuple[Tensor, Routing]:
-        """Returns the residual stream [B, T, D] after this block, and its routing."""
+    def forward(self, x_BTD: Tensor, documents: Documents | None = None) -> tuple[Tensor, Routing | None]:
+        """Returns the residual stream [B, T, D] after this block, and its routing if it has experts."""
         x_BTD, normed_BTD = self.norm_attn_norm(x_BTD, documents)
         y_BTD, routing = self.ffn(normed_BTD)
         return x_BTD + nn.functional.dropout(y_BTD, self.resid_pdrop, self.training), routing

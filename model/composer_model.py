@@ -8,11 +8,11 @@ from composer.models import ComposerModel
 from torch import Tensor
 from torchmetrics import Metric
 
-from model.config import ModelConfig
+from model.config import LossScope, ModelConfig
 from model.dbrx import DbrxForCausalLM, DbrxOutput
 from model.documents import find_documents
 from model.head import IGNORED
-from model.router import load_balancing_loss
+from model.router import Routing, load_balancing_loss, router_z_loss
 from model.statistics import StepStatistics, microbatch_statistics
 
 Batch = Mapping[str, Tensor]
@@ -23,10 +23,12 @@ class DbrxComposerModel(ComposerModel):
 
     A batch has 'tokens' (int64 [B, T]) and 'domain' (int64 [B], an index into `domains`). Attention, positions
     and loss run across document ends or stop there, as `attend_across_documents` says. `step_statistics` gathers what
-    the microbatches of one optimizer step saw; a callback reads and clears it. The decoder is built on `device`;
+    the microbatches of one optimizer step saw; a callback clears it, and hands its sum over the ranks to `finish_step`. The decoder is built on `device`;
     `model.initialise` says how to go on from "meta". Raises ValueError if the config can't be built, there is no
     domain, or `end_of_text` is no token.
     """
+
+    last_step_tokens: Tensor | None
 
     def __init__(
         self, config: ModelConfig, domains: Sequence[str], end_of_text: int, seed: int = 0, device: str = "cpu"
@@ -41,8 +43,10 @@ class DbrxComposerModel(ComposerModel):
         self.end_of_text = end_of_text
         with torch.device(device):
             self.model = DbrxForCausalLM(config, seed)
-        n_experts = config.ffn_config.moe_num_experts
-        self.step_statistics = StepStatistics.zeros(len(self.domains), config.n_layers, n_experts)
+        L, E = config.n_moe_layers, config.ffn_config.moe_num_experts
+        self.step_statistics = StepStatistics.zeros(len(self.domains), L, E)
+        has_memory = config.ffn_config.moe_loss_scope is LossScope.global_batch
+        self.register_buffer("last_step_tokens", torch.zeros(L, E, dtype=torch.int64) if has_memory else None)
 
     def forward(self, batch: Batch) -> DbrxOutput:
         """Runs the decoder and its loss head; logits are never held."""
@@ -57,17 +61,62 @@ class DbrxComposerModel(ComposerModel):
     def loss(self, outputs: DbrxOutput, batch: Batch, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """Composer's dict of fp32 scalars in nats: it takes the gradient of 'total' and logs each as loss/train/KEY.
 
-        'cross_entropy' is the mean over the counted targets; 'load_balancing' comes weighted, as it enters the total.
+        'cross_entropy' is the mean over the counted targets; 'load_balancing' and, if it has a weight, 'router_z' come
+        weighted, as they enter the total.
         """
         assert outputs.token_loss is not None, "forward always passes targets"
-        cross_entropy = outputs.token_loss.mean
-        ffn = self.config.ffn_config
-        balancing = ffn.moe_loss_weight * load_balancing_loss(outputs.routings, ffn.moe_loss_per_layer)
+        routing_losses = self._routing_losses(outputs.routings)
+        losses = {"cross_entropy": outputs.token_loss.mean, **routing_losses}
         targets_BT = self.targets(batch)
         self.step_statistics.add(
-            microbatch_statistics(outputs, targets_BT, batch["domain"], len(self.domains), balancing)
+            microbatch_statistics(outputs, targets_BT, batch["domain"], len(self.domains), **routing_losses)
         )
-        return {"total": cross_entropy + balancing, "cross_entropy": cross_entropy, "load_balancing": balancing}
+        return {"total": torch.stack([*losses.values()]).sum(), **losses}
+
+    def _routing_losses(self, routings: Sequence[Routing]) -> dict[str, Tensor]:
+        """The weighted losses of a microbatch's routing, each a mean over its tokens.
+
+        With `moe_loss_scope` global_batch the experts' shares are those of the whole global batch, but of the step
+        before: a microbatch's gradient needs them before the later ones of its own step are seen, and between two steps
+        a router moves little. So the gradient of a step is the same however its samples are laid out over ranks and
+        microbatches. (The paper that proposes the scope, arXiv 2501.11873, takes the shares of all ranks and of the
+        microbatches so far, which depends on the layout.) The first step takes even shares, whose gradient is 0.
+        """
+        ffn = self.config.ffn_config
+        balancing = load_balancing_loss(routings, ffn.moe_loss_per_layer, self.last_step_tokens)
+        losses = {"load_balancing": ffn.moe_loss_weight * balancing}
+        if ffn.moe_zloss_weight:
+            losses["router_z"] = ffn.moe_zloss_weight * router_z_loss(routings)
+        return losses
+
+    def step_losses(self, statistics: StepStatistics) -> dict[str, Tensor]:
+        """The losses of an optimizer step, by the names of `loss`, as fp64 scalars; `statistics` summed over the ranks.
+
+        Exact for the global batch, with one exception: the load-balancing loss of `moe_loss_scope` microbatch is the
+        mean of the microbatches' own.
+        """
+        ffn = self.config.ffn_config
+        balancing = statistics.load_balancing
+        if ffn.moe_loss_scope is LossScope.global_batch:
+            balancing = ffn.moe_loss_weight * statistics.spread_loss(ffn.moe_top_k, ffn.moe_loss_per_layer)
+        losses = {"cross_entropy": statistics.cross_entropy, "load_balancing": balancing}
+        if ffn.moe_zloss_weight:
+            losses["router_z"] = statistics.router_z
+        return {"total": torch.stack([*losses.values()]).sum(), **losses}
+
+    @torch.no_grad()
+    def finish_step(self, statistics: StepStatistics) -> None:
+        """Moves the state of balancing on, after each optimizer step; `statistics` summed over the ranks.
+
+        The state is `last_step_tokens` (int64 [L, E], with `moe_loss_scope` global_batch) and each router's
+        `expert_bias` (with `moe_bias_update_rate`). Both are buffers, so checkpoints hold them. They follow from whole
+        numbers that every rank and layout agrees on, so they are the same to the bit on all.
+        """
+        tokens_LE = statistics.tokens_by_layer_expert
+        if self.last_step_tokens is not None:
+            self.last_step_tokens.copy_(tokens_LE)
+        for router, tokens_E in zip(self.model.routers, tokens_LE, strict=True):
+            router.move_bias(tokens_E)
 
     def get_metrics(self, is_train: bool) -> dict[str, Metric]:
         """One metric, 'loss', for evaluation; none in training, where `step_statistics` says more."""

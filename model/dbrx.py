@@ -9,7 +9,7 @@ from model.config import ModelConfig, check_config
 from model.documents import Documents
 from model.head import LanguageModelHead, TokenLoss
 from model.initialise import initialise
-from model.router import Routing
+from model.router import Router, Routing
 
 
 class DbrxOutput(NamedTuple):
@@ -17,7 +17,7 @@ class DbrxOutput(NamedTuple):
 
     logits_BTV: Tensor | None  # unless targets were given
     token_loss: TokenLoss | None  # if targets were given
-    routings: tuple[Routing, ...]  # one for each layer
+    routings: tuple[Routing, ...]  # one for each layer that has experts
 
 
 class DbrxDecoder(nn.Module):
@@ -27,16 +27,17 @@ class DbrxDecoder(nn.Module):
         super().__init__()
         self.emb_pdrop = config.emb_pdrop
         self.wte = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
+        self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.n_layers)])
         self.norm_f = nn.LayerNorm(config.d_model, bias=False)
 
     def forward(self, tokens_BT: Tensor, documents: Documents | None = None) -> tuple[Tensor, tuple[Routing, ...]]:
-        """Returns the last hidden state [B, T, D] and each layer's routing."""
+        """Returns the last hidden state [B, T, D] and the routing of each layer that has experts."""
         x_BTD = nn.functional.dropout(self.wte(tokens_BT), self.emb_pdrop, self.training)
         routings = []
         for block in self.blocks:
             x_BTD, routing = block(x_BTD, documents)
-            routings.append(routing)
+            if routing is not None:
+                routings.append(routing)
         return self.norm_f(x_BTD), tuple(routings)
 
 
@@ -74,6 +75,11 @@ class DbrxForCausalLM(nn.Module):
         if targets_BT is None:
             return DbrxOutput(out, None, routings)
         return DbrxOutput(None, out, routings)
+
+    @property
+    def routers(self) -> list[Router]:
+        """Those of the layers that have experts, in order."""
+        return [module for module in self.modules() if isinstance(module, Router)]
 
     def fsdp_wrap_fn(self, module: nn.Module) -> bool:
         """Asked by Composer for each module: shard by block. Embedding, last norm and head go with the whole model."""

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from model.dbrx import DbrxOutput
 from model.head import IGNORED
-from model.router import Routing
+from model.router import Routing, count, spread_loss
 
 
 @dataclass
 class StepStatistics:
-    """Sums, never means, so that microbatches and ranks add up. All detached; losses in nats.
+    """Sums, never means, so that microbatches and ranks add up. All detached; losses in nats. Layers are those with
+    experts.
 
     A caller reduces over ranks by summing every field, and divides at the end.
     """
@@ -22,6 +23,8 @@ class StepStatistics:
     loss_sum_by_domain: Tensor  # fp64 [M], cross-entropy over the counted targets
     tokens_by_domain: Tensor  # int64 [M], counted targets
     load_balancing_sum: Tensor  # fp64 scalar, weighted loss times the microbatch's samples: Composer's weighting
+    router_z_sum: Tensor  # fp64 scalar, likewise
+    probability_sum_by_layer_expert: Tensor  # fp64 [L, E], of the router, over tokens
     tokens_by_layer_domain_expert: Tensor  # int64 [L, M, E], slots: each of the B * T tokens counts K times
 
     @classmethod
@@ -32,6 +35,8 @@ class StepStatistics:
             loss_sum_by_domain=torch.zeros(n_domains, dtype=torch.float64),
             tokens_by_domain=torch.zeros(n_domains, dtype=torch.int64),
             load_balancing_sum=torch.zeros((), dtype=torch.float64),
+            router_z_sum=torch.zeros((), dtype=torch.float64),
+            probability_sum_by_layer_expert=torch.zeros(n_layers, n_experts, dtype=torch.float64),
             tokens_by_layer_domain_expert=torch.zeros(n_layers, n_domains, n_experts, dtype=torch.int64),
         )
 
@@ -47,8 +52,19 @@ class StepStatistics:
 
     @property
     def load_balancing(self) -> Tensor:
-        """fp64 scalar: mean of the weighted loss over samples; nan if there are none."""
+        """fp64 scalar: mean of the microbatches' weighted losses over samples; nan if there are none."""
         return self.load_balancing_sum / self.samples
+
+    @property
+    def router_z(self) -> Tensor:
+        """fp64 scalar: the weighted router z-loss, exact for any microbatches; nan if there are no samples."""
+        return self.router_z_sum / self.samples
+
+    def spread_loss(self, top_k: int, per_layer: bool) -> Tensor:
+        """fp64 scalar: the unweighted load-balancing loss of all tokens together, exact; nan if there are none."""
+        tokens_L1 = self.tokens_by_layer_expert.sum(dim=1, keepdim=True) / top_k
+        probability_LE = self.probability_sum_by_layer_expert / tokens_L1
+        return spread_loss(self.tokens_by_layer_expert, probability_LE, top_k, per_layer)
 
     def add(self, other: "StepStatistics") -> None:
         """Adds another's sums to these, moving these to its device if need be."""
@@ -64,9 +80,15 @@ class StepStatistics:
 
 @torch.no_grad()
 def microbatch_statistics(
-    outputs: DbrxOutput, targets_BT: Tensor, domain_B: Tensor, n_domains: int, load_balancing: Tensor
+    outputs: DbrxOutput,
+    targets_BT: Tensor,
+    domain_B: Tensor,
+    n_domains: int,
+    load_balancing: Tensor,
+    router_z: Tensor | None = None,
 ) -> StepStatistics:
-    """One microbatch's sums. `load_balancing` is its weighted loss; no host synchronisation on a GPU."""
+    """One microbatch's sums. `load_balancing` and `router_z` are its weighted losses, None standing for 0. No host
+    synchronisation on a GPU."""
     assert outputs.token_loss is not None
     samples = torch.tensor(len(domain_B), device=domain_B.device)
     loss_B = outputs.token_loss.loss_BT.sum(dim=1, dtype=torch.float64)
@@ -77,6 +99,8 @@ def microbatch_statistics(
         loss_sum_by_domain=sums_M2[:, 0],
         tokens_by_domain=sums_M2[:, 1].long(),
         load_balancing_sum=load_balancing.double() * samples,
+        router_z_sum=sums_M2.new_zeros(()) if router_z is None else router_z.double() * samples,
+        probability_sum_by_layer_expert=_probability_sums(outputs.routings),
         tokens_by_layer_domain_expert=_slots(outputs.routings, domain_B, n_domains),
     )
 
@@ -87,7 +111,9 @@ def _slots(routings: Sequence[Routing], domain_B: Tensor, n_domains: int) -> Ten
     experts_LBX = torch.stack([r.experts_NK for r in routings]).view(n_layers, len(domain_B), -1)
     first_L = torch.arange(n_layers, device=domain_B.device) * n_domains
     cells = ((first_L[:, None] + domain_B)[..., None] * n_experts + experts_LBX).flatten()
-    # Not bincount: on a GPU it waits for the largest cell.
-    one = torch.ones(1, dtype=torch.int64, device=cells.device)
-    counts = cells.new_zeros(n_layers * n_domains * n_experts).scatter_add_(0, cells, one.expand_as(cells))
-    return counts.view(n_layers, n_domains, n_experts)
+    return count(cells, n_layers * n_domains * n_experts).view(n_layers, n_domains, n_experts)
+
+
+def _probability_sums(routings: Sequence[Routing]) -> Tensor:
+    """fp64 [L, E], over the microbatch's tokens."""
+    return torch.stack([r.mean_probability_E for r in routings]).double() * len(routings[0].logits_NE)
