@@ -58,7 +58,7 @@ def main() -> None:
                 "statistics_ms": round(1e3 * taken, 3),
                 "step_ms": round(1e3 * step, 3),
                 "tokens": batch["tokens"].numel(),
-                "layers": recipe.model.n_layers,
+                "layers": recipe.model.n_moe_layers,
                 "domains": len(plan.domains),
                 "experts": recipe.model.ffn_config.moe_num_experts,
                 "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -87,17 +87,20 @@ def training_step(model: DbrxComposerModel, recipe: Recipe, batch: Batch) -> Cal
 
 
 def step_statistics(model: DbrxComposerModel, batch: Batch) -> Callable[[], None]:
-    """All that is done for them in a step: count, add to the step's, reduce, and add to the routing's."""
+    """All that is done for them in a step: count, add up, reduce, hand to the model, add to the routing's."""
     outputs = model(batch)
     targets = model.targets(batch)
-    balancing = model.loss(outputs, batch)["load_balancing"].detach()
+    losses = {name: loss.detach() for name, loss in model.loss(outputs, batch).items()}
+    routing_losses = {name: losses[name] for name in ("load_balancing", "router_z") if name in losses}
     routing = RoutingSum()
 
     def take() -> None:
         model.step_statistics.clear()
-        seen = microbatch_statistics(outputs, targets, batch["domain"], len(model.domains), balancing)
+        seen = microbatch_statistics(outputs, targets, batch["domain"], len(model.domains), **routing_losses)
         model.step_statistics.add(seen)
-        routing.add(sum_over_ranks(model.step_statistics).tokens_by_layer_domain_expert)
+        summed = sum_over_ranks(model.step_statistics)
+        model.finish_step(summed)
+        routing.add(summed.tokens_by_layer_domain_expert)
 
     return take
 

@@ -23,9 +23,9 @@ class DbrxComposerModel(ComposerModel):
 
     A batch has 'tokens' (int64 [B, T]) and 'domain' (int64 [B], an index into `domains`). Attention, positions
     and loss run across document ends or stop there, as `attend_across_documents` says. `step_statistics` gathers what
-    the microbatches of one optimizer step saw; a callback clears it, and hands its sum over the ranks to `finish_step`. The decoder is built on `device`;
-    `model.initialise` says how to go on from "meta". Raises ValueError if the config can't be built, there is no
-    domain, or `end_of_text` is no token.
+    the microbatches of one optimizer step saw; a callback clears it, and hands its sum over the ranks to
+    `finish_step`. The decoder is built on `device`; `model.initialise` says how to go on from "meta". Raises ValueError
+    if the config can't be built, there is no domain, or `end_of_text` is no token.
     """
 
     last_step_tokens: Tensor | None

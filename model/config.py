@@ -248,6 +248,11 @@ class ModelConfig:
         return rope
 
     @property
+    def first_moe_layer(self) -> int:
+        """Number, from 0, of the first block that has experts."""
+        return self.ffn_config.first_k_dense_replace
+
+    @property
     def n_moe_layers(self) -> int:
         """Blocks that have experts: all but the first `first_k_dense_replace`."""
         return self.n_layers - self.ffn_config.first_k_dense_replace

@@ -1,5 +1,5 @@
-"""A feed-forward layer without experts, for the first blocks (DeepSeekMoE, arXiv 2401.06066: there the routing of experts
-is slowest to settle)."""
+"""A feed-forward layer without experts, for the first blocks: there the experts' load is the slowest to even out
+(DeepSeekMoE, arXiv 2401.06066, section 5.1)."""
 
 from torch import Tensor, nn
 

@@ -58,10 +58,11 @@ class Router(nn.Module):
         fewer than the mean grows by `moe_bias_update_rate`, of one with more it shrinks by as much. Their mean is then
         moved back to 0, which changes no choice and keeps the fp32 numbers small however long the run.
         """
-        if self.expert_bias is None:
+        rate = self.ffn_config.moe_bias_update_rate
+        if self.expert_bias is None or rate is None:
             return
         wanted_E = (tokens_E.sum() - len(tokens_E) * tokens_E).sign().to(self.expert_bias)
-        self.expert_bias += self.ffn_config.moe_bias_update_rate * (wanted_E - wanted_E.mean())
+        self.expert_bias += rate * (wanted_E - wanted_E.mean())
 
     def _chosen(self, probabilities_NE: Tensor) -> tuple[Tensor, Tensor]:
         """The top k with the bias, and their probabilities without it."""
@@ -123,8 +124,11 @@ def shares(tokens_LE: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def router_z_loss(routings: Sequence[Routing]) -> Tensor:
-    """The router z-loss (ST-MoE, arXiv 2202.08906, equation 5), unweighted, fp32 scalar: the mean over tokens and layers
-    of the squared log-sum-exp of a token's logits. It keeps the logits small, where rounding changes a softmax least."""
+    """The router z-loss (ST-MoE, arXiv 2202.08906, equation 5), unweighted, fp32 scalar.
+
+    It is the mean over tokens and layers of the squared log-sum-exp of a token's logits, and keeps the logits small:
+    rounding then changes the softmax least.
+    """
     return torch.stack([r.logits_NE.logsumexp(dim=-1).square().mean() for r in routings]).mean()
 
 

@@ -108,7 +108,7 @@ def build_trainer(
     clipping = GradientClipping(recipe.optimizer.clip_norm)
     recorder = StepRecorder(
         plan,
-        model.step_statistics,
+        model,
         clipping,
         MetricsFile(run.metrics),
         open_wandb(recipe, run),

@@ -23,8 +23,11 @@ TITLE = 18  # pixels above a tile
 GAP = 12
 
 
-def routing_picture(tokens_LME: NDArray[np.int64], domains: Sequence[str]) -> Image.Image:
-    """Each expert's share of each domain's tokens, from blue (a quarter of an equal share) to orange (four times)."""
+def routing_picture(tokens_LME: NDArray[np.int64], domains: Sequence[str], first_layer: int = 0) -> Image.Image:
+    """Each expert's share of each domain's tokens, from blue (a quarter of an equal share) to orange (four times).
+
+    first_layer is the number of the first of these layers in the model.
+    """
     layers, rows, experts = tokens_LME.shape
     font = ImageFont.load_default(size=CELL)
     margin = GAP + math.ceil(max(font.getlength(name) for name in domains))
@@ -38,7 +41,7 @@ def routing_picture(tokens_LME: NDArray[np.int64], domains: Sequence[str]) -> Im
         left, top = margin + GAP + column * width, line * height + TITLE
         tile = Image.fromarray(colours).resize((experts * CELL, rows * CELL), Image.Resampling.NEAREST)
         picture.paste(tile, (left, top))
-        draw.text((left, top - TITLE + 2), f"layer {layer}", fill="black", font=font)
+        draw.text((left, top - TITLE + 2), f"layer {first_layer + layer}", fill="black", font=font)
         if column == 0:
             for row, name in enumerate(domains):
                 draw.text((GAP, top + row * CELL - 2), name, fill="black", font=font)

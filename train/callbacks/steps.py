@@ -13,6 +13,7 @@ from composer import Callback, Logger, State, Time
 from composer.utils import dist
 
 from data.mixture.plan import Plan
+from model.composer_model import DbrxComposerModel
 from model.statistics import StepStatistics
 from train.callbacks.metrics_file import MetricsFile
 from train.callbacks.routing import RoutingSum
@@ -26,7 +27,7 @@ class StepRecorder(Callback):
     """Writes a row for every step, for every evaluation, and for the routing over the steps up to it.
 
     Args:
-        statistics: what the model counts during a step; read and cleared here.
+        model: what it counts during a step is cleared, summed over the ranks and handed back to it here.
         clipping: knows the gradient norm of the step.
         wandb: the run in W&B; None on every rank but the first.
         routing_interval: steps between two rows of routing, each of layers x domains x experts numbers.
@@ -35,7 +36,7 @@ class StepRecorder(Callback):
     def __init__(
         self,
         plan: Plan,
-        statistics: StepStatistics,
+        model: DbrxComposerModel,
         clipping: GradientClipping,
         file: MetricsFile,
         wandb: WandbRun | None,
@@ -43,7 +44,7 @@ class StepRecorder(Callback):
         routing_interval: int,
     ) -> None:
         self.plan = plan
-        self.statistics = statistics
+        self.model = model
         self.clipping = clipping
         self.file = file
         self.wandb = wandb
@@ -62,10 +63,11 @@ class StepRecorder(Callback):
 
     def batch_start(self, state: State, logger: Logger) -> None:
         self._began = time.perf_counter()
-        self.statistics.clear()
+        self.model.step_statistics.clear()
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        statistics = sum_over_ranks(self.statistics)
+        statistics = sum_over_ranks(self.model.step_statistics)
+        self.model.finish_step(statistics)
         row = self.row(state, statistics)
         self.write(row)
         self.console.step(row)
@@ -98,9 +100,7 @@ class StepRecorder(Callback):
     def losses(self, statistics: StepStatistics) -> dict[str, float | None]:
         by_domain = statistics.loss_sum_by_domain / statistics.tokens_by_domain
         return {
-            "loss/train/total": float(statistics.cross_entropy + statistics.load_balancing),
-            "loss/train/cross_entropy": float(statistics.cross_entropy),
-            "loss/train/load_balancing": float(statistics.load_balancing),
+            **{f"loss/train/{name}": float(loss) for name, loss in self.model.step_losses(statistics).items()},
             **{
                 f"loss/train/{name}": none_if_nan(loss)
                 for name, loss in zip(self.plan.domains, by_domain.tolist(), strict=True)
@@ -135,7 +135,8 @@ class StepRecorder(Callback):
         row = {"batch": state.timestamp.batch.value, "tokens": state.timestamp.token.value, **self.routing.take()}
         self.write(row)
         if self.wandb:
-            picture = routing_picture(np.array(row["moe/routing"]), self.plan.domains)
+            first_layer = self.model.config.first_moe_layer
+            picture = routing_picture(np.array(row["moe/routing"]), self.plan.domains, first_layer)
             self.wandb.write_picture("moe/routing", picture, CAPTION, row)
 
     def eval_after_all(self, state: State, logger: Logger) -> None:

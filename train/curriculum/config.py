@@ -15,7 +15,7 @@ from train.schema import Problem, join, nearest
 from train.times import readable_time, time_problems
 
 # Rows of metrics.jsonl have these names beside the domains' own under loss/train/.
-RESERVED_DOMAINS = ("total", "cross_entropy", "load_balancing")
+RESERVED_DOMAINS = ("total", "cross_entropy", "load_balancing", "router_z")
 SMALLEST_TEMPERATURE = 0.1
 
 

@@ -173,11 +173,13 @@ def expert_load(run: RunRecord) -> Figure:
     assert tokens is not None
     share = tokens / tokens.mean(axis=1, keepdims=True)
     layers, experts = share.shape
+    first = run.first_moe_layer
     reach = min(1.0, max(0.25, float(np.abs(share - 1).max())))
     layer, expert = divmod(int(share.argmax()), experts)
     heat = {
         "type": "heatmap",
         "z": [numbers(row) for row in share],
+        "y": list(range(first, first + layers)),
         "zmin": 1 - reach,
         "zmid": 1,
         "zmax": 1 + reach,
@@ -191,13 +193,13 @@ def expert_load(run: RunRecord) -> Figure:
         "expert-load",
         "Expert load",
         f"Tokens of {experts} experts in {layers} layers over {steps}, where 1 is an equal share: "
-        f"from {share.min():.2f} to {share.max():.2f}, the most for expert {expert} of layer {layer}.",
+        f"from {share.min():.2f} to {share.max():.2f}, the most for expert {expert} of layer {first + layer}.",
         f"Tokens that each expert was given over {steps}; 1 is an equal share. Numbered from 0, as in the checkpoint.",
         [heat],
         "layer",
         "expert",
         height=min(720, max(260, 130 + 26 * layers)),
-        y_axis={"autorange": "reversed", "tick0": 0, "dtick": math.ceil(layers / 12), "showgrid": False},
+        y_axis={"autorange": "reversed", "tick0": first, "dtick": math.ceil(layers / 12), "showgrid": False},
         x_axis={"tick0": 0, "dtick": math.ceil(experts / 16), "showgrid": False, "rangemode": "normal"},
     )
 

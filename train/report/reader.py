@@ -58,7 +58,7 @@ class Routing:
     """Where the tokens of each domain went, over the newest stretch of steps that has a row of it."""
 
     steps: int
-    tokens_LME: NDArray[np.int64]  # [layers, domains, experts]
+    tokens_LME: NDArray[np.int64]  # [layers with experts, domains, experts]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Metrics:
 
     steps: Columns
     evaluations: Columns
-    expert_tokens: Column | None  # [layers, experts], summed over the last steps; None for a model without experts
+    expert_tokens: Column | None  # [layers with experts, experts], summed over the last steps; None without any
     expert_steps: int  # how many
     routing: Routing | None  # None before the first row of it
 
@@ -91,6 +91,11 @@ class RunRecord:
     @property
     def recipe(self) -> dict[str, Any]:
         return yaml.safe_load(self.recipe_text)
+
+    @property
+    def first_moe_layer(self) -> int:
+        """Number, from 0, of the first layer that has experts."""
+        return self.recipe.get("model", {}).get("ffn_config", {}).get("first_k_dense_replace", 0)
 
     @property
     def steps(self) -> Columns:

@@ -26,13 +26,14 @@ def distances(routing: Routing) -> NDArray[np.float64]:
 def answer(run: RunRecord, routing: Routing) -> str:
     """How far apart, and the strongest preference."""
     apart = distances(routing)
-    layer = int(apart.argmax())
+    first = run.first_moe_layer
+    layer = first + int(apart.argmax())
     share = relative_share(routing.tokens_LME)
     preferred, domain, expert = np.unravel_index(np.nanargmax(share), share.shape)
     return (
         f"Over {plural(routing.steps, 'step')} up to the newest evaluation, layer {layer} told the domains apart the "
-        f"most: of a domain's tokens, {percent(float(apart[layer]))} went to other experts than those of the layer as "
-        f"a whole. The strongest preference: expert {expert} of layer {preferred} was given "
+        f"most: of a domain's tokens, {percent(float(apart.max()))} went to other experts than those of the layer as "
+        f"a whole. The strongest preference: expert {expert} of layer {first + preferred} was given "
         f"{share[preferred, domain, expert]:.1f} times an equal share of {run.domains[domain]}."
     )
 
@@ -42,12 +43,14 @@ def heat_map(run: RunRecord, routing: Routing) -> Figure:
     _, domains, experts = routing.tokens_LME.shape
     apart = distances(routing)
     shares = relative_share(routing.tokens_LME)
-    first = int(apart.argmax())
+    chosen = int(apart.argmax())
+    numbers = range(run.first_moe_layer, run.first_moe_layer + len(apart))
+    choices = zip(numbers, apart.tolist(), strict=True)
     return Figure(
         "routing",
         "Routing by domain",
-        f"In layer {first}, experts with the largest share of each domain: "
-        f"{join_words(favourites(run, shares[first]))}, where 1 is an equal share.",
+        f"In layer {numbers[chosen]}, experts with the largest share of each domain: "
+        f"{join_words(favourites(run, shares[chosen]))}, where 1 is an equal share.",
         "An expert's share of a domain's tokens, where 1 is an equal share. In brackets: how far the layer tells the "
         "domains apart. Numbered from 0, as in the checkpoint.",
         [layer_trace(run, share) for share in shares],
@@ -56,8 +59,8 @@ def heat_map(run: RunRecord, routing: Routing) -> Figure:
         height=max(260, 130 + 26 * domains),
         y_axis={"autorange": "reversed", "showgrid": False, "type": "category"},
         x_axis={"tick0": 0, "dtick": math.ceil(experts / 16), "showgrid": False, "rangemode": "normal"},
-        choices=[f"layer {layer} ({percent(distance)})" for layer, distance in enumerate(apart.tolist())],
-        chosen=first,
+        choices=[f"layer {layer} ({percent(distance)})" for layer, distance in choices],
+        chosen=chosen,
     )
 
 

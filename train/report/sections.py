@@ -185,7 +185,7 @@ def speed(run: RunRecord) -> Section:
 
 def identity(run: RunRecord) -> Section:
     plan, model = run.plan, run.recipe.get("model", {})
-    experts = model.get("ffn_config", {})
+    experts, dense = model.get("ffn_config", {}), run.first_moe_layer
     entries = [
         ("Run", plan["run_name"]),
         ("Parameters", f"{plan['parameters']:,}"),
@@ -193,7 +193,8 @@ def identity(run: RunRecord) -> Section:
         (
             "Model",
             f"{model.get('n_layers', '?')} layers, d_model {model.get('d_model', '?')}, "
-            f"{experts.get('moe_num_experts', '?')} experts, top {experts.get('moe_top_k', '?')}",
+            f"{experts.get('moe_num_experts', '?')} experts, top {experts.get('moe_top_k', '?')}"
+            + (f", {plural(dense, 'dense layer')} first" if dense else ""),
         ),
         ("Steps", f"{run.steps_done:,} of {run.planned_steps:,}"),
         ("Tokens", f"{run.tokens_done:,} of {plan['tokens']:,}"),
