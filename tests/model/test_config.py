@@ -16,6 +16,7 @@ from model.config import (
     AttentionImplementation,
     ExpertsImplementation,
     FFNConfig,
+    LossScope,
     ModelConfig,
     RopeParameters,
     RopeType,
@@ -94,6 +95,22 @@ def _ffn(**values):
             "a multiple of 8, which a grouped GEMM needs in megablocks experts, found 36",
         ),
         (_ffn(moe_normalize_expert_weights=0.0), "ffn_config.moe_normalize_expert_weights", "found 0.0"),
+        (_ffn(moe_zloss_weight=-0.1), "ffn_config.moe_zloss_weight", "found -0.1"),
+        (_ffn(moe_zloss_weight=float("nan")), "ffn_config.moe_zloss_weight", "found nan"),
+        (_ffn(moe_bias_update_rate=0.0), "ffn_config.moe_bias_update_rate", "or null for no bias, found 0.0"),
+        (
+            _ffn(moe_bias_update_rate=0.1, uniform_expert_assignment=True),
+            "ffn_config.moe_bias_update_rate",
+            "null where uniform_expert_assignment is true",
+        ),
+        (_ffn(first_k_dense_replace=-1), "ffn_config.first_k_dense_replace", "found -1"),
+        (_ffn(first_k_dense_replace=24), "ffn_config.first_k_dense_replace", "less than n_layers (24)"),
+        (_ffn(dense_ffn_hidden_size=9), "ffn_config.dense_ffn_hidden_size", "null where first_k_dense_replace is 0"),
+        (
+            _ffn(first_k_dense_replace=1, dense_ffn_hidden_size=0),
+            "ffn_config.dense_ffn_hidden_size",
+            "above 0, found 0",
+        ),
     ],
 )
 def test_each_problem_is_named(config, key, found):
@@ -107,10 +124,12 @@ def test_good_configs_have_no_problems():
 
 
 def test_reads_from_yaml():
-    yaml = "{d_model: 64, n_heads: 4, experts: torch, attn_config: {clip_qkv: 8}, ffn_config: {moe_jitter_eps: null}}"
+    yaml = """{d_model: 64, n_heads: 4, experts: torch, attn_config: {clip_qkv: 8},
+        ffn_config: {moe_jitter_eps: null, moe_loss_scope: global_batch}}"""
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.create(yaml)))
     assert isinstance(config, ModelConfig) and isinstance(config.ffn_config, FFNConfig)
     assert config.experts is ExpertsImplementation.torch and config.attn_config.clip_qkv == 8.0
+    assert config.ffn_config.moe_loss_scope is LossScope.global_batch
 
 
 def _ours() -> dict:

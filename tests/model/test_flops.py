@@ -1,6 +1,7 @@
 """Sizes of the published model, and that the counts are those of the modules."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,6 +35,24 @@ def test_counts_are_those_of_the_modules_when_tied():
     with torch.device("meta"):
         model = DbrxForCausalLM(config)
     assert sum(p.numel() for p in model.parameters()) == count_parameters(config).total
+
+
+def test_counts_are_those_of_the_modules_when_the_first_layers_are_dense():
+    ffn = FFNConfig(ffn_hidden_size=24, first_k_dense_replace=2, dense_ffn_hidden_size=40)
+    config = ModelConfig(d_model=32, n_heads=4, n_layers=3, vocab_size=50, ffn_config=ffn)
+    with torch.device("meta"):
+        model = DbrxForCausalLM(config)
+    count = count_parameters(config)
+    assert sum(p.numel() for p in model.parameters()) == count.total
+    assert count.dense == 2 * 3 * 32 * 40 and count.active == count.total - 3 * 3 * 32 * 24  # 3 of 4 experts idle
+
+
+def test_dense_layers_cost_what_their_products_cost():
+    ffn = FFNConfig(ffn_hidden_size=24, moe_num_experts=4, moe_top_k=2)
+    config = ModelConfig(d_model=32, n_heads=4, n_layers=3, vocab_size=50, ffn_config=ffn)
+    dense = replace(config, ffn_config=replace(ffn, first_k_dense_replace=1))
+    routers = 6 * 32 * 4  # one layer's; the dense unit is as wide as the two experts that a token visits
+    assert training_flops_per_token(config, 8) - training_flops_per_token(dense, 8) == routers
 
 
 def test_flops_of_a_hand_counted_model():

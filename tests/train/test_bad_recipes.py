@@ -44,6 +44,7 @@ BAD_VALUES = [
     ("wandb.mode=ofline", "wandb.mode", "did you mean offline?"),
     ("curriculum.anchors[1].ramp=linaer", "curriculum.anchors[1].ramp", "did you mean linear?"),
     ("model.experts=megablock", "model.experts", "did you mean megablocks?"),
+    ("model.ffn_config.moe_loss_scope=global", "model.ffn_config.moe_loss_scope", "did you mean global_batch?"),
     # times
     ("max_duration=12", "max_duration", "expected a time"),
     ("max_duration=12ep", "max_duration", "expected a time"),
@@ -76,8 +77,12 @@ BAD_VALUES = [
     ("model.d_model=0", "model.d_model", ""),
     ("model.attn_config.clip_qkv=-8", "model.attn_config.clip_qkv", ""),
     ("model.resid_pdrop=1.5", "model.resid_pdrop", ""),
+    ("model.ffn_config.moe_zloss_weight=-1", "model.ffn_config.moe_zloss_weight", "at least 0"),
+    ("model.ffn_config.moe_bias_update_rate=0", "model.ffn_config.moe_bias_update_rate", "or null for no bias"),
     # combinations that can't be
     ("model.ffn_config.moe_top_k=5", "model.ffn_config.moe_top_k", "at most moe_num_experts (4)"),
+    ("model.ffn_config.first_k_dense_replace=2", "model.ffn_config.first_k_dense_replace", "less than n_layers (2)"),
+    ("model.ffn_config.dense_ffn_hidden_size=8", "model.ffn_config.dense_ffn_hidden_size", "no block is dense"),
     ("model.n_heads=5", "model.n_heads", "divisor of d_model (32)"),
     ("model.n_heads=32", "model.n_heads", "even"),
     ("model.attn_config.kv_n_heads=3", "model.attn_config.kv_n_heads", "divisor of n_heads (4)"),
