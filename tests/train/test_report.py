@@ -209,6 +209,19 @@ def test_routing_by_domain(tmp_path: Path) -> None:
     assert "Not known yet: it is written at each evaluation" in early.text and "routing" not in early.figures
 
 
+def test_layers_are_numbered_as_in_the_model(tmp_path: Path) -> None:
+    """Where the first three of five are dense, those with experts are layers 3 and 4."""
+    folder = write_run(tmp_path / "demo")
+    (folder / "recipe.yaml").write_text("model: {n_layers: 5, ffn_config: {first_k_dense_replace: 3}}\n")
+    page = Page(folder)
+    assert page.figures["expert-load"]["data"][0]["y"] == [3, 4]
+    assert "for expert 1 of layer 3." in page.html
+    assert "layer 4 told the domains apart the most" in page.text and "expert 1 of layer 4 was given" in page.text
+    assert re.findall("<option.*?>(.*?)</option>", page.html) == ["layer 3 (0.0%)", "layer 4 (12.5%)"]
+    assert page.figures["routing"]["chosen"] == 1
+    assert "5 layers, d_model ?, ? experts, top ?, 3 dense layers first" in page.text
+
+
 def test_a_domain_that_came_later_and_one_without_tokens(tmp_path: Path) -> None:
     """Rows that were written before a curriculum changed know fewer domains."""
     folder = write_run(tmp_path / "demo", steps=20, unigram={"web": 7.0, "code": 6.5, "math": 6.0}, evaluations=())

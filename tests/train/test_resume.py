@@ -10,9 +10,17 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from torch.distributed.checkpoint import FileSystemReader, load
 
 from processes import brickyard, die_while_saving, finish, start
 
+# Balancing that goes on from what the steps before have left.
+BALANCING = [
+    "model.ffn_config.moe_loss_scope=global_batch",
+    "model.ffn_config.moe_bias_update_rate=0.001",
+    "model.ffn_config.moe_zloss_weight=1e-3",
+]
 # What depends on the clock.
 TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
 
@@ -29,7 +37,7 @@ def train(workshop: SimpleNamespace, run_name: str, *overrides: str, **options: 
 
 
 def command(workshop: SimpleNamespace, run_name: str, *overrides: str) -> list[str]:
-    return ["train", str(workshop.recipe), f"run_name={run_name}", *overrides]
+    return ["train", str(workshop.recipe), f"run_name={run_name}", *BALANCING, *overrides]
 
 
 def log_of(workshop: SimpleNamespace, run_name: str) -> Path:
@@ -71,6 +79,29 @@ def test_the_run_directory_tells_the_story(uninterrupted: Path, workshop: Simple
     assert "step 12/12" in log
     assert "held-out loss" in log
     assert "Traceback" not in log
+
+
+def test_the_last_step_s_counts_and_biases_are_in_the_checkpoint(uninterrupted: Path) -> None:
+    """Evaluation, which came between the step and its checkpoint, has not changed them."""
+    steps = [row for row in rows(uninterrupted) if "loss/train/total" in row]
+    state = saved_buffers(uninterrupted / "checkpoints" / "ba00000012")
+    assert state["last_step_tokens"].tolist() == steps[-1]["moe/tokens_per_expert"]
+    for layer in range(2):
+        bias, moved = state[f"model.transformer.blocks.{layer}.ffn.router.expert_bias"], torch.zeros(4)
+        for row in steps:
+            tokens = torch.tensor(row["moe/tokens_per_expert"][layer])
+            wanted = (128 - tokens).sign().float()  # an equal share of 256 tokens' two choices
+            moved += 0.001 * (wanted - wanted.mean())
+        assert torch.equal(bias, moved) and bias.abs().max() > 0.002
+
+
+def saved_buffers(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """What the model keeps beside its parameters, by name."""
+    known = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    names = [name for name in known if name.endswith(("last_step_tokens", "expert_bias"))]
+    found = {name: torch.empty(known[name].size, dtype=known[name].properties.dtype) for name in names}
+    load(found, checkpoint_id=checkpoint)
+    return {name.removeprefix("state.model."): value for name, value in found.items()}
 
 
 def test_killed_between_saves(uninterrupted: Path, workshop: SimpleNamespace) -> None:
@@ -148,8 +179,10 @@ def test_one_process_at_a_time(uninterrupted: Path, workshop: SimpleNamespace) -
 
 
 def test_two_ranks_are_one_run(workshop: SimpleNamespace) -> None:
-    """Without dropout and jitter (their noise is each rank's own) the layout changes nothing but rounding."""
+    """Without dropout and jitter (their noise is each rank's own) the layout changes nothing but rounding. The first
+    layer has no experts."""
     quiet = ["model.resid_pdrop=0", "model.ffn_config.moe_jitter_eps=null"]
+    quiet += ["model.n_layers=3", "model.ffn_config.first_k_dense_replace=1"]
     assert train(workshop, "one", *quiet) == [0]
     assert train(workshop, "two", *quiet, ranks=2) == [0, 0]
     assert train(workshop, "moved", *quiet, ranks=2, before=die_while_saving(8))[0] == -signal.SIGKILL
@@ -162,7 +195,7 @@ def test_two_ranks_are_one_run(workshop: SimpleNamespace) -> None:
             for key in here:
                 if "loss" in key:
                     assert other[key] == pytest.approx(here[key], rel=2e-6)
-                if key.startswith("mixture/"):
+                if key.startswith("mixture/") or key == "moe/tokens_per_expert":
                     assert other[key] == here[key]
 
 

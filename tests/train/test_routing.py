@@ -48,3 +48,11 @@ def test_the_picture_has_a_tile_for_each_layer() -> None:
     across = {x for x in range(picture.width) for y in [30] if picture.getpixel((x, y)) == tuple(MANY)}
     assert len(across) == 12 * 7  # seven tiles side by side, 12 pixels of each
     assert picture.width < 2000 and picture.height < 2000
+
+
+def test_the_picture_numbers_layers_as_in_the_model() -> None:
+    tokens = np.ones((2, 1, 4), np.int64)
+    fourth, fifth = (np.array(routing_picture(tokens[:1], ["web"], first))[:16] for first in (3, 4))
+    two = np.array(routing_picture(tokens, ["web"], 3))  # one above the other
+    assert np.array_equal(two[:16], fourth) and np.array_equal(two[42:58], fifth)
+    assert not np.array_equal(fourth, fifth)
