@@ -57,8 +57,9 @@ def _step(model: DbrxComposerModel, batch: dict[str, torch.Tensor], microbatches
     """An optimizer step's gradients, as Composer accumulates them, and its statistics over all ranks."""
     model.step_statistics.clear()
     model.zero_grad()
-    parts = [dict(zip(batch, values, strict=True)) for values in zip(*(v.chunk(microbatches) for v in batch.values()))]
-    for part in parts:
+    size = len(batch["tokens"]) // microbatches
+    for start in range(0, len(batch["tokens"]), size):
+        part = {key: values[start : start + size] for key, values in batch.items()}
         (model.loss(model(part), part)["total"] / microbatches).backward()
     summed = copy.deepcopy(model.step_statistics)
     if dist.is_initialized():
@@ -189,8 +190,8 @@ def test_without_the_options_there_is_no_state():
 
 
 def _learnable(seed: int, samples: int = 16) -> dict[str, torch.Tensor]:
-    """Each token is mostly followed by the same other one. On noise alone, Adam would make the balancing loss's gradient
-    as large as it likes."""
+    """Each token is mostly followed by the same other one: on noise alone, Adam would give all its steps to the
+    balancing loss."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(1, 40, (samples, 16), generator=generator)
     for place in range(1, 16):
