@@ -37,6 +37,11 @@ class Router(nn.Module):
         has_bias = config.ffn_config.moe_bias_update_rate is not None
         self.register_buffer("expert_bias", torch.zeros(n_experts, dtype=torch.float32) if has_bias else None)
 
+    def reset_buffers(self) -> None:
+        """No bias, as at the beginning; for a model that was built without memory."""
+        if self.expert_bias is not None:
+            self.expert_bias.zero_()
+
     def forward(self, x_ND: Tensor) -> Routing:
         """Routes each token by itself."""
         with torch.autocast(x_ND.device.type, enabled=False):
