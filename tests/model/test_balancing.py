@@ -226,11 +226,11 @@ def _violations(scope: LossScope, weight: float = 0.05, steps: int = 200) -> lis
 
 
 def test_shares_of_the_step_before_balance_nearly_as_well_as_the_microbatch_s_own():
-    """Over five seeds, where this was written: 0.37 on average, against 0.32 (never above 1.22 times as much)."""
+    """Over five seeds, where this was written: 0.37 on average, against 0.32, and 0.95 without the loss (one seed)."""
     lagging, own = _violations(LossScope.global_batch), _violations(LossScope.microbatch)
     assert sum(lagging[50:]) < 1.3 * sum(own[50:])
-    alone = _violations(LossScope.microbatch, weight=0.0, steps=100)
-    assert sum(lagging[50:]) / 150 < 0.7 * sum(alone[50:]) / 50
+    alone = _violations(LossScope.microbatch, weight=0.0)
+    assert sum(lagging[50:]) < 0.6 * sum(alone[50:])
 
 
 def _skewed_router(rate: float | None) -> tuple[Router, torch.Tensor]:
