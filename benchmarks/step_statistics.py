@@ -23,6 +23,7 @@ from composer.utils import dist
 
 from data.mixture.plan import Plan
 from model.composer_model import Batch, DbrxComposerModel
+from model.initialise import initialise, materialise
 from model.statistics import microbatch_statistics
 from train.build import build_device, build_model, build_train_data, widen
 from train.callbacks.routing import RoutingSum
@@ -46,7 +47,9 @@ def main() -> None:
     plan = build_plan(recipe, manifest)
     dist.initialize_dist(build_device())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_model(recipe, manifest, plan).to(device)
+    model = build_model(recipe, manifest, plan)
+    materialise(model, device)
+    initialise(model.model, recipe.model, recipe.seed)
     batch = first_batch(recipe, plan, device)
     step = median_seconds(training_step(model, recipe, batch), STEPS)
     taken = median_seconds(step_statistics(model, batch), TIMES)
