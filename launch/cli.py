@@ -1,4 +1,4 @@
-"""The commands that people type: brickyard prepare | plan | train | audit | report."""
+"""The commands that people type: brickyard prepare | plan | train | audit | report | export | import | generate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import DataError
+from launch.numbers import at_least_one, probability, temperature
+from model.errors import ModelError
 from train.errors import RecipeError, Stopped
 
 MISTAKE, INTERRUPTED = 2, 130
+CHECKPOINT = "the folder of a run, such as runs/demo (its newest checkpoint), or of a checkpoint"
 
 ABOUT = """\
 Pretrain DBRX-class mixture-of-experts models on a curriculum of data.
@@ -23,6 +26,9 @@ Pretrain DBRX-class mixture-of-experts models on a curriculum of data.
   brickyard launch local -n 2 yamls/demo/pretrain.yaml   the same on two ranks of this machine
   brickyard audit   runs/demo                   was the model given what the plan says?
   brickyard report  runs/demo                   a page about the run: loss, mixture, experts, speed
+  brickyard generate runs/demo --prompt 'def '  text from a run
+  brickyard export  runs/demo exported/demo     a Hugging Face folder from a run
+  brickyard import  exported/demo weights/demo  a checkpoint from a Hugging Face folder
 """
 
 OVERRIDES = """\
@@ -39,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = options.run(options) or 0
         sys.stdout.flush()  # here, where a closed pipe is no fault
         return code
-    except (RecipeError, DataError) as error:
+    except (RecipeError, DataError, ModelError) as error:
         if os.environ.get("RANK", "0") == "0":  # every rank finds the same mistake; one says it
             print(f"brickyard {options.command}: {error}", file=sys.stderr)
         return MISTAKE
@@ -133,7 +139,58 @@ def build_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the folder of a run, such as runs/demo")
     report.set_defaults(run=run_report)
+
+    add_export(commands)
+    add_import(commands)
+    add_generate(commands)
     return parser
+
+
+def add_export(commands: argparse._SubParsersAction) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a Hugging Face folder from a run",
+        description="Write a checkpoint as a Hugging Face folder: safetensors, config, generation config, a fast "
+        "tokenizer and a chat template, which transformers loads without network.",
+    )
+    export.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help=CHECKPOINT)
+    export.add_argument("out", metavar="OUT", type=Path, help="a folder that is not there yet, or empty")
+    export.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as is)")
+    export.add_argument(
+        "--max-shard-size", metavar="SIZE", default="5gb", help="of one safetensors file (default: %(default)s)"
+    )
+    export.set_defaults(run=run_export)
+
+
+def add_import(commands: argparse._SubParsersAction) -> None:
+    import_ = commands.add_parser(
+        "import",
+        help="write a checkpoint from a Hugging Face folder",
+        description="Write DBRX weights in safetensors as a checkpoint, tensor by tensor. A recipe begins with it by "
+        "`initial_weights: OUT`, on any number of ranks.",
+    )
+    import_.add_argument("folder", metavar="FOLDER", type=Path, help="with config.json and safetensors")
+    import_.add_argument("out", metavar="OUT", type=Path, help="a folder that is not there yet, or empty")
+    import_.set_defaults(run=run_import)
+
+
+def add_generate(commands: argparse._SubParsersAction) -> None:
+    generate = commands.add_parser(
+        "generate", help="print text from a run", description="Print what a model writes after a prompt."
+    )
+    generate.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help=CHECKPOINT)
+    generate.add_argument("--prompt", required=True, help="what the text goes on from; - reads it from stdin")
+    generate.add_argument(
+        "--max-new-tokens", type=at_least_one, default=128, metavar="N", help="the most tokens (default: %(default)s)"
+    )
+    generate.add_argument(
+        "--temperature", type=temperature, default=0.8, metavar="T", help="0: the likeliest (default: %(default)s)"
+    )
+    generate.add_argument(
+        "--top-p", type=probability, default=1.0, metavar="P", help="of the tokens to choose from (default: all)"
+    )
+    generate.add_argument("--seed", type=int, default=0, help="of the choice (default: %(default)s)")
+    generate.set_defaults(run=run_generate)
 
 
 def add_command(commands: argparse._SubParsersAction, name: str, summary: str, recipe: str) -> argparse.ArgumentParser:
@@ -190,6 +247,26 @@ def run_report(options: argparse.Namespace) -> int:
     from launch.report import report_command
 
     return report_command(options.run_dir)
+
+
+def run_export(options: argparse.Namespace) -> int:
+    from launch.export import export_command
+
+    return export_command(options.checkpoint, options.out, dtype=options.dtype, max_shard_size=options.max_shard_size)
+
+
+def run_import(options: argparse.Namespace) -> int:
+    from launch.import_ import import_command
+
+    return import_command(options.folder, options.out)
+
+
+def run_generate(options: argparse.Namespace) -> int:
+    from launch.generate import generate_command
+    from model.sampling import Sampling
+
+    sampling = Sampling(options.temperature, options.top_p, options.seed)
+    return generate_command(options.checkpoint, options.prompt, options.max_new_tokens, sampling)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from composer import Callback, Event, Logger, State, Time
 from composer.utils import dist
 from composer.utils.checkpoint import save_checkpoint
 
+from train.checkpoint_contents import Contents
 from train.checkpoint_files import PARTIAL, name_of, newest_checkpoint, steps_of, whole_checkpoints
 from train.history import History
 
@@ -25,6 +26,7 @@ class Checkpointer(Callback):
         interval: optimizer steps between two of them.
         keep_last: the newest this many stay; older ones are removed once a newer one is whole.
         history: the curricula of the run, which each checkpoint holds.
+        contents: the model's config and the tokenizer, which each checkpoint holds as well.
         before_save: called one after another on every rank before a checkpoint is written.
     """
 
@@ -34,12 +36,14 @@ class Checkpointer(Callback):
         interval: int,
         keep_last: int,
         history: History,
+        contents: Contents,
         before_save: Sequence[Callable[[], None]] = (),
     ) -> None:
         self.folder = folder
         self.interval = interval
         self.keep_last = keep_last
         self.history = history
+        self.contents = contents
         self.before_save = before_save
 
     def init(self, state: State, logger: Logger) -> None:
@@ -76,6 +80,7 @@ class Checkpointer(Callback):
         if dist.get_global_rank() == 0:
             assert written is not None
             self.history.write(Path(written).parent, state.timestamp.sample.value)
+            self.contents.write(Path(written).parent)
             shutil.rmtree(self.folder / name, ignore_errors=True)
             Path(written).parent.replace(self.folder / name)
             partial.rmdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data.manifest import Manifest, verify
@@ -12,8 +12,10 @@ from data.remote import fetch
 from train.cache import cache_problems
 from train.curriculum.build import resolve_curriculum
 from train.errors import CurriculumError
+from train.initial_weights import initial_weights_problems, initial_weights_warnings
 from train.reader import RecipeSource, read_recipe
 from train.recipe import DatasetConfig, Recipe, dataset_problems, rank_problems
+from train.schema import Problem
 
 
 def read_run(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Manifest]:
@@ -27,13 +29,14 @@ def read_run(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Manifest]:
     recipe = read_recipe(Recipe, source)
     manifest = open_dataset(source, recipe.dataset)
     source.raise_first(dataset_problems(recipe, manifest))
+    source.raise_first(initial_weights_problems(recipe, manifest))
     source.raise_first(rank_problems(recipe, int(os.environ.get("WORLD_SIZE", "1"))))
     try:
         domains = resolve_curriculum(recipe, manifest).schedule.domains
     except CurriculumError as error:
         source.raise_first([(error.key, error.sentence)])
     source.raise_first(cache_problems(recipe.dataset.cache_bytes, manifest, domains))
-    warn(source, recipe)
+    warn(source, [*curriculum_warnings(recipe), *initial_weights_warnings(recipe)])
     return recipe, manifest
 
 
@@ -53,10 +56,14 @@ def open_dataset(source: RecipeSource, dataset: DatasetConfig) -> Manifest:
     return verify(folder)
 
 
-def warn(source: RecipeSource, recipe: Recipe) -> None:
-    """Say what is taken otherwise than it is written."""
-    for key, sentence in recipe.curriculum.warnings():
-        say(f"warning: {source.where(f'curriculum.{key}')}: {sentence}")
+def curriculum_warnings(recipe: Recipe) -> list[Problem]:
+    """What is taken otherwise than it is written."""
+    return [(f"curriculum.{key}", sentence) for key, sentence in recipe.curriculum.warnings()]
+
+
+def warn(source: RecipeSource, warnings: Iterable[Problem]) -> None:
+    for key, sentence in warnings:
+        say(f"warning: {source.where(key)}: {sentence}")
 
 
 def say(line: str) -> None:

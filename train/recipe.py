@@ -120,6 +120,7 @@ class Recipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     run_root: str = "runs"
+    initial_weights: str | None = None  # a checkpoint, an imported one, or a run's folder; null: drawn from the seed
     seed: int = 17  # of the initial weights, dropout and router jitter
     device_train_microbatch_size: int | None = None  # samples a rank works on at once; null: all of its share
     save_interval: str = "1000ba"

@@ -31,10 +31,12 @@ from train.callbacks.steps import StepRecorder
 from train.callbacks.stop import StopOnSignal
 from train.callbacks.watchdog import Watchdog
 from train.checkpoint import Checkpointer
+from train.checkpoint_contents import Contents, dataset_tokenizer
 from train.checkpoint_files import newest_checkpoint, steps_of
 from train.clipping import GradientClipping
 from train.console import Console
 from train.history import History
+from train.initial_weights import weights_to_begin_with
 from train.learning_rate import LearningRate
 from train.optim import build_optimizer
 from train.parallel import device_of_rank, parallelism, parameter_bytes, precision, shard
@@ -45,6 +47,7 @@ from train.recipe import Recipe
 from train.run_directory import RunDirectory
 from train.temporary_folder import own_temporary_folder
 from train.wandb_run import WandbRun
+from train.weights import load_weights
 from train.words import byte_count, short
 
 
@@ -63,6 +66,7 @@ def train(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run:
 def fit(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: RunDirectory) -> None:
     """Train from the newest checkpoint of the run, or from the beginning, to the recipe's end."""
     checkpoint = newest_checkpoint(run.checkpoints)
+    contents = Contents(recipe.model, dataset_tokenizer(recipe.dataset, manifest))
     steps = run.steps_done() + math.ceil((recipe.end - history.samples) / recipe.global_train_batch_size)
     console = Console(recipe.interval_steps(recipe.log_interval), steps, plan.domains)
     if dist.get_global_rank() == 0:
@@ -75,7 +79,7 @@ def fit(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: R
     )
     quieten()
     with warnings.catch_warnings(record=True):  # Composer's, that an attribute which it asks for is old
-        trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, console)
+        trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, contents, console)
     try:
         trainer.fit()
     finally:
@@ -90,6 +94,7 @@ def build_trainer(
     history: History,
     run: RunDirectory,
     checkpoint: Path | None,
+    contents: Contents,
     console: Console,
 ) -> Trainer:
     """Composer's trainer with everything that the recipe asks for, loaded from `checkpoint` if there is one."""
@@ -103,7 +108,10 @@ def build_trainer(
         f"{byte_count(parameter_bytes(model))} on each rank"
     )
     materialise(model, device_of_rank())
-    if checkpoint is None:
+    if weights := weights_to_begin_with(recipe):
+        console.say(f"beginning with the weights in {weights}")
+        load_weights(model, weights)
+    elif checkpoint is None:
         initialise(model.model, recipe.model, recipe.seed)
     clipping = GradientClipping(recipe.optimizer.clip_norm)
     recorder = StepRecorder(
@@ -121,6 +129,7 @@ def build_trainer(
         recipe.interval_steps(recipe.save_interval),
         recipe.checkpoints.keep_last,
         history,
+        contents,
         before_save=[recorder.flush for recorder in audits],
     )
     return Trainer(
