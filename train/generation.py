@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from data.tokenizer import Tokenizer
-from model.config import AttentionImplementation, ExpertsGemm, ExpertsImplementation, ModelConfig
+from model.config import AttentionImplementation, ExpertsImplementation, ModelConfig
 from model.dbrx import DbrxForCausalLM
 from model.initialise import materialise
 from model.parameters import check_shapes
@@ -38,8 +38,7 @@ def runs_anywhere(config: ModelConfig) -> ModelConfig:
     return replace(
         config,
         attn_implementation=AttentionImplementation.sdpa,
-        experts=ExpertsImplementation.auto,
-        experts_gemm=ExpertsGemm.auto,
+        experts=ExpertsImplementation.torch,
     )
 
 
