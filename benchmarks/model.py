@@ -84,7 +84,7 @@ def model_on_cpu(rounds: int) -> dict[str, object]:
 
 def block_on_gpu(rounds: int) -> dict[str, object]:
     with torch.device("cuda"):
-        block = Block(DBRX)
+        block = Block(DBRX, 0)
         for name, parameter in block.named_parameters():
             torch.nn.init.ones_(parameter) if "norm_1" in name or "norm_2" in name else parameter.data.normal_(0, 0.02)
         x = torch.randn(GPU_SAMPLES, DBRX.max_seq_len, DBRX.d_model, dtype=torch.bfloat16, requires_grad=True)
