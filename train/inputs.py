@@ -13,20 +13,25 @@ from train.cache import cache_problems
 from train.curriculum.build import resolve_curriculum
 from train.errors import CurriculumError
 from train.initial_weights import initial_weights_problems, initial_weights_warnings
+from train.machine import machine_problems
 from train.reader import RecipeSource, read_recipe
 from train.recipe import DatasetConfig, Recipe, dataset_problems, rank_problems
 from train.schema import Problem
 
 
-def read_run(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Manifest]:
+def read_run(path: Path, overrides: Sequence[str], here: bool = False) -> tuple[Recipe, Manifest]:
     """The recipe at `path` and the manifest of its dataset; every rank reads the same.
 
+    `here` says that it is to be trained on this machine and not only looked at.
+
     Raises:
-        RecipeError: the recipe is wrong, or asks for what the dataset or the number of ranks does not give.
+        RecipeError: the recipe is wrong, or asks for what the dataset, the number of ranks or the machine does not
+            give.
         DataError: the dataset is not whole.
     """
     source = RecipeSource(path, tuple(overrides))
     recipe = read_recipe(Recipe, source)
+    source.raise_first(machine_problems(recipe) if here else [])
     manifest = open_dataset(source, recipe.dataset)
     source.raise_first(dataset_problems(recipe, manifest))
     source.raise_first(initial_weights_problems(recipe, manifest))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from composer.core import Precision
+from composer.distributed.activation_checkpointing import generate_composer_model_check_fn
 from composer.distributed.fsdp2_utils import generate_composer_model_policy
 from composer.distributed.prepare_distributed import parallelize_model
 from composer.utils import dist
@@ -14,24 +15,29 @@ from torch.distributed.tensor import DTensor
 
 from model.composer_model import DbrxComposerModel
 from model.router import Router
-from train.recipe import Recipe
+from train.recipe import ParallelConfig, Recipe
 
 
-def shard(model: DbrxComposerModel, precision: Precision) -> None:
+def shard(model: DbrxComposerModel, precision: Precision, config: ParallelConfig | None = None) -> None:
     """Shard a model that is on the meta device over all ranks, by FSDP2, on one rank too: there is one path.
 
     It takes no memory yet: `model.initialise` says how to go on. The trainer would shard by itself, but would then take
     memory on GPUs only, and draw weights before it loads others.
+
+    With activation checkpointing a block keeps its input alone, and computes the rest again in the backward pass, with
+    the same dropout and jitter. Its routing comes from the first time only, so that nothing is counted twice.
     """
+    again = config is not None and config.activation_checkpointing
     mesh = init_device_mesh(device_of_rank().type, (dist.get_world_size(),))
     for router in [module for module in model.modules() if isinstance(module, Router)]:
         # By itself and in fp32: with the rest of its block FSDP2 would give it weights in bf16.
         fully_shard(router, mesh=mesh)
     parallelize_model(
         model,
-        FSDP2Config(device_mesh=mesh),
+        FSDP2Config(device_mesh=mesh, activation_checkpointing=again),
         precision=precision,
         fsdp_wrap_policy=generate_composer_model_policy(model),
+        activation_checkpointing_check_fn=generate_composer_model_check_fn(model) if again else None,
     )
     for module in model.modules():
         if isinstance(module, FSDPModule):

@@ -14,7 +14,7 @@ from typing import Literal
 
 from data.manifest import Manifest
 from data.mixture.times import parse_time
-from model.config import ModelConfig
+from model.config import AttentionImplementation, ModelConfig
 from train.cache import cache_limit_problems, parse_size
 from train.curriculum.config import CurriculumConfig, domain_problems
 from train.schema import Problem
@@ -85,6 +85,13 @@ class SchedulerConfig:
 
 
 @dataclass
+class ParallelConfig:
+    """How a step is spread over ranks and fitted into their memory. None of it changes what is learned."""
+
+    activation_checkpointing: bool = False  # keep each block's input only and compute the rest again going backward
+
+
+@dataclass
 class CheckpointConfig:
     """What stays of the checkpoints."""
 
@@ -129,6 +136,7 @@ class Recipe:
     audit: bool = False  # record what the model reads, for `brickyard audit`
     precision: Literal["fp32", "bf16"] = "fp32"
     dist_timeout: float = 600.0  # seconds without progress after which a rank ends, saying where it was
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
@@ -147,6 +155,9 @@ class Recipe:
         yield from self._time_problems()
         yield from self._batch_problems()
         yield from self._anchor_order_problems()
+        flash = self.model.attn_implementation is AttentionImplementation.flash_attention_2
+        if flash and self.precision == "fp32":
+            yield "model.attn_implementation", "flash_attention_2 has no fp32: expected precision bf16, found fp32"
         if self.model.max_seq_len < self.max_seq_len:
             expected = f"expected at least max_seq_len ({self.max_seq_len})"
             yield "model.max_seq_len", f"{expected}, found {self.model.max_seq_len}"

@@ -101,7 +101,7 @@ def build_trainer(
     device = build_device()
     dist.initialize_dist(device, timeout=recipe.dist_timeout)
     model = build_model(recipe, manifest, plan)
-    shard(model, precision(recipe))
+    shard(model, precision(recipe), recipe.parallel)
     count = count_parameters(recipe.model)
     console.say(
         f"model: {short(count.total)} parameters, {short(count.active)} of them active in a token, "

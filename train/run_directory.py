@@ -35,6 +35,8 @@ FREE_KEYS = (
     "dataset.predownload",
     "checkpoints",
     "dist_timeout",
+    "parallel",
+    "model.attn_implementation",
     "wandb",
     "audit",
     "curriculum.anchors",

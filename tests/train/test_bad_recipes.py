@@ -1,8 +1,10 @@
 """Every mistake in a recipe ends in one sentence that says where it is, what was expected, and the nearest name."""
 
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from data.errors import DataError
 from launch.cli import main
@@ -45,6 +47,11 @@ BAD_VALUES = [
     ("curriculum.anchors[1].ramp=linaer", "curriculum.anchors[1].ramp", "did you mean linear?"),
     ("model.experts=megablock", "model.experts", "did you mean megablocks?"),
     ("model.ffn_config.moe_loss_scope=global", "model.ffn_config.moe_loss_scope", "did you mean global_batch?"),
+    ("model.attn_implementation=flash", "model.attn_implementation", "sdpa or eager or flash_attention_2"),
+    ("model.rope_parameters.rope_type=yarm", "model.rope_parameters.rope_type", "did you mean yarn?"),
+    ("model.rope_parameter={rope_type: yarn}", "model.rope_parameter", "did you mean rope_parameters?"),
+    ("model.attend_across_documents=no way", "model.attend_across_documents", "expected true or false"),
+    ("parallel.activation_checkpoint=true", "parallel.activation_checkpoint", "did you mean activation_checkpointing?"),
     # times
     ("max_duration=12", "max_duration", "expected a time"),
     ("max_duration=12ep", "max_duration", "expected a time"),
@@ -79,7 +86,10 @@ BAD_VALUES = [
     ("model.resid_pdrop=1.5", "model.resid_pdrop", ""),
     ("model.ffn_config.moe_zloss_weight=-1", "model.ffn_config.moe_zloss_weight", "at least 0"),
     ("model.ffn_config.moe_bias_update_rate=0", "model.ffn_config.moe_bias_update_rate", "or null for no bias"),
+    ("model.rope_parameters.factor=2", "model.rope_parameters.factor", "no such key with rope_type default"),
+    ("model.rope_parameters.rope_type=linear", "model.rope_parameters.factor", "at least 1 with rope_type linear"),
     # combinations that can't be
+    ("model.attn_implementation=flash_attention_2", "model.attn_implementation", "expected precision bf16"),
     ("model.ffn_config.moe_top_k=5", "model.ffn_config.moe_top_k", "at most moe_num_experts (4)"),
     ("model.ffn_config.first_k_dense_replace=2", "model.ffn_config.first_k_dense_replace", "less than n_layers (2)"),
     ("model.ffn_config.dense_ffn_hidden_size=8", "model.ffn_config.dense_ffn_hidden_size", "no block is dense"),
@@ -169,6 +179,21 @@ def test_a_batch_that_does_not_divide_over_the_ranks(
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(RecipeError, match="device_train_microbatch_size: expected a divisor of a rank's share"):
         read_run(workshop.recipe, [])
+
+
+def test_flash_attention_where_it_is_missing(workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at such a recipe's plan, neither is needed."""
+    flash = ["model.attn_implementation=flash_attention_2", "precision=bf16"]
+    read_run(workshop.recipe, flash)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match="flash-attn package, which is not installed"):
+        read_run(workshop.recipe, flash, here=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RecipeError, match="needs a GPU, and there is none"):
+        read_run(workshop.recipe, flash, here=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    read_run(workshop.recipe, flash, here=True)
 
 
 def test_a_domain_without_data(workshop: SimpleNamespace) -> None:
