@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from launch.cli import main
-from model.config import AttentionConfig, AttentionImplementation, ExpertsImplementation
+from model.config import AttentionConfig, AttentionImplementation, ExpertsImplementation, LossScope
 from model.huggingface import from_huggingface
 from train.checkpoint_contents import MODEL, Contents, read_contents
 from train.weights import CheckpointWeights
@@ -323,11 +323,32 @@ def test_a_checkpoint_that_is_wrong_ends_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_dbrx_cannot_express_is_refused_by_its_key(tmp_path: Path, capsys: Capture) -> None:
-    config = replace(CONFIG, ffn_config=replace(CONFIG.ffn_config, uniform_expert_assignment=True))
-    write_checkpoint(tmp_path / "checkpoint", config)
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"uniform_expert_assignment": True}, "model.ffn_config.uniform_expert_assignment is true"),
+        ({"moe_bias_update_rate": 0.001}, "model.ffn_config.moe_bias_update_rate is 0.001"),
+        ({"first_k_dense_replace": 1}, "model.ffn_config.first_k_dense_replace is 1"),
+    ],
+)
+def test_what_dbrx_cannot_express_is_refused_by_its_key(
+    tmp_path: Path, keys: dict[str, Any], sentence: str, capsys: Capture
+) -> None:
+    """The model itself still gives text, biases and dense layers included."""
+    write_checkpoint(tmp_path / "checkpoint", replace(CONFIG, ffn_config=replace(CONFIG.ffn_config, **keys)))
     assert main(["export", str(tmp_path / "checkpoint"), str(tmp_path / "out")]) == 2
-    assert "model.ffn_config.uniform_expert_assignment is true" in capsys.readouterr().err
+    assert f"brickyard export: {sentence}, which transformers' DBRX can't express" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert len(generated(tmp_path / "checkpoint", capsys, "--prompt", "the")) > 3
+
+
+def test_keys_of_training_alone_are_left_out(tmp_path: Path) -> None:
+    ffn = replace(
+        CONFIG.ffn_config, moe_loss_scope=LossScope.global_batch, moe_zloss_weight=0.001, moe_loss_per_layer=True
+    )
+    write_checkpoint(tmp_path / "checkpoint", replace(CONFIG, ffn_config=ffn))
+    assert main(["export", str(tmp_path / "checkpoint"), str(tmp_path / "out")]) == 0
+    assert from_huggingface(tmp_path / "out" / "config.json") == CONFIG
 
 
 def test_a_folder_that_is_to_be_imported_says_so(exported: Path, tmp_path: Path, capsys: Capture) -> None:

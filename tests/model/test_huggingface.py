@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from model import huggingface
 from model.config import AttentionConfig, FFNConfig, ModelConfig, RopeParameters, RopeType
 from model.dbrx import DbrxForCausalLM
 from model.errors import ModelError
@@ -176,3 +177,14 @@ def test_a_config_that_is_no_json_or_not_there_is_refused(tmp_path: Path) -> Non
     path.write_text('{"model_type": "dbrx"')
     with pytest.raises(ModelError, match=r"config\.json is no valid JSON"):
         from_huggingface(path)
+
+
+def test_each_key_is_shared_converted_or_not_needed_at_most_once() -> None:
+    """And is a key of the config: a renamed one must not be forgotten here."""
+    keys = [key for key, _, _ in huggingface._leaves(ModelConfig())]
+    for names in (huggingface.SHARED, huggingface.CONVERTED, huggingface.UNNEEDED):
+        assert names <= set(keys)
+    known = [*huggingface.SHARED, *huggingface.CONVERTED, *huggingface.UNNEEDED]
+    assert len(known) == len(set(known))
+    beyond = {"uniform_expert_assignment", "moe_bias_update_rate", "first_k_dense_replace", "dense_ffn_hidden_size"}
+    assert set(keys) - set(known) == {f"ffn_config.{name}" for name in beyond}

@@ -98,11 +98,11 @@ def losses(run: Path) -> list[float]:
 
 
 def test_weights_that_do_not_fit_are_refused(
-    base: SimpleNamespace, workshop: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: SimpleNamespace, workshop: SimpleNamespace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*overrides: str) -> str:
         assert main(["train", str(workshop.recipe), "run_name=refused", *QUIET, *overrides]) == 2
-        sentence = capsys.readouterr().err
+        sentence = capfd.readouterr().err
         assert sentence.count("\n") == 1
         return sentence
 
@@ -174,3 +174,16 @@ def test_a_broken_checkpoint_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "ba00000004").mkdir(parents=True)
     with pytest.raises(RecipeError, match=r"model\.yaml is missing"):
         read_contents(find_checkpoint(tmp_path))
+
+
+def test_biases_that_the_weights_lack_begin_at_nothing(base: SimpleNamespace, workshop: SimpleNamespace) -> None:
+    begin = [f"initial_weights={base.imported}", *STANDING_STILL, "model.ffn_config.moe_bias_update_rate=0.001"]
+    code, log = train(workshop, "biased", *begin)
+    assert code == [0], log
+    assert "were trained with None, this run has 0.001" in log
+    given, now = weights_of(base.imported), weights_of(workshop.root / "runs" / "biased")
+    biases = {name for name in now if name.endswith("expert_bias")}
+    assert len(biases) == 2
+    assert all(0 < now[name].abs().max() <= 0.004 for name in biases)  # two steps
+    assert all(now[name].equal(given[name]) for name in given)
+    assert now.keys() - biases == given.keys()
