@@ -9,5 +9,5 @@ Legend of the shape suffixes that tensor names carry in this package (x_BTD is x
     C  channels of one head (D / H)       R  rotary pairs of one head (C / 2)
     E  experts                            K  experts chosen for a token
     F  hidden size of one expert          L  layers
-    M  domains
+    M  domains                            P  ranks that share out the experts
 """

@@ -1,4 +1,8 @@
-"""Expert parallelism around any local computation: slots travel to the ranks that hold their experts, and back."""
+"""Expert parallelism around any local computation: slots travel to the ranks that hold their experts, and back.
+
+The `torch` experts go this way. The `megablocks` experts take the package's own parallel path, which does the same on
+its own permutation kernels; both have one rule for gradients, in `weights.py`.
+"""
 
 from collections.abc import Callable
 
@@ -19,14 +23,14 @@ def compute_remotely(x_ND: Tensor, slots: Slots, compute: Compute, group: dist.P
     They are sent once and brought back once; their numbers go ahead, and both sides wait for these.
     """
     ranks = dist.get_world_size(group)
-    sent_RE = _lengths(slots.ends, x_ND.device).view(ranks, -1)
-    received_RE = torch.empty_like(sent_RE)
-    dist.all_to_all_single(received_RE, sent_RE, group=group)
-    sent, received = sent_RE.sum(1).tolist(), received_RE.sum(1).tolist()
-    x_RD = _exchange(spread(x_ND, slots), sent, received, group)
-    here = sort_slots(_experts_of(received_RE), received_RE.shape[1])
-    out_RD = compute(x_RD, here).index_select(0, here.place_NK.flatten())
-    return _exchange(out_RD, received, sent, group)
+    sent_PE = _lengths(slots.ends, x_ND.device).view(ranks, -1)
+    received_PE = torch.empty_like(sent_PE)
+    dist.all_to_all_single(received_PE, sent_PE, group=group)
+    sent, received = sent_PE.sum(1).tolist(), received_PE.sum(1).tolist()
+    local_SD = _exchange(spread(x_ND, slots), sent, received, group)
+    here = sort_slots(_experts_of(received_PE), received_PE.shape[1])
+    out_SD = compute(local_SD, here).index_select(0, here.place_NK.flatten())
+    return _exchange(out_SD, received, sent, group)
 
 
 def _exchange(x: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> Tensor:
@@ -35,10 +39,10 @@ def _exchange(x: Tensor, sent: list[int], received: list[int], group: dist.Proce
     return all_to_all_single(out, x, received, sent, group)
 
 
-def _experts_of(received_RE: Tensor) -> Tensor:
+def _experts_of(received_PE: Tensor) -> Tensor:
     """int64 [rows, 1]: this rank's expert for each row received; a rank's rows come in order of its experts."""
-    experts_RE = torch.arange(received_RE.shape[1], device=received_RE.device).expand_as(received_RE)
-    return experts_RE.flatten().repeat_interleave(received_RE.flatten())[:, None]
+    experts_PE = torch.arange(received_PE.shape[1], device=received_PE.device).expand_as(received_PE)
+    return experts_PE.flatten().repeat_interleave(received_PE.flatten())[:, None]
 
 
 def _lengths(ends: list[int], device: torch.device) -> Tensor:
