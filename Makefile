@@ -34,7 +34,8 @@ demo: setup ## real text -> tokens -> a trained model -> runs/demo/report.html, 
 	@echo "What next:"
 	@echo "  go on for longer   $(BIN)/brickyard train $(DEMO)/pretrain.yaml max_duration=320ba"
 	@echo "  another curriculum $(BIN)/brickyard train $(DEMO)/pretrain.yaml run_name=late-code 'curriculum.anchors[1].weights={prose: 0, reference: 0.1, code: 0.9}'"
-	@echo "  two ranks          $(BIN)/torchrun --nproc-per-node 2 -m launch train $(DEMO)/pretrain.yaml run_name=two-ranks"
+	@echo "  two ranks          $(BIN)/brickyard launch local -n 2 $(DEMO)/pretrain.yaml run_name=two-ranks"
+	@echo "  text from it       $(BIN)/brickyard generate runs/demo --prompt 'def '"
 
 check: setup ## ruff (lint and format) and types
 	$(BIN)/ruff check .

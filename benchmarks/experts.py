@@ -27,7 +27,8 @@ from transformers import DbrxConfig
 from transformers.models.dbrx.modeling_dbrx import DbrxFFN
 
 from model.block import MixtureOfExperts
-from model.config import ExpertsImplementation, FFNConfig, ModelConfig
+from model.config import ExpertsImplementation, ModelConfig
+from model.ffn_config import FFNConfig
 
 Compute = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_ND, weights_NK, experts_NK -> y_ND
 

@@ -153,7 +153,8 @@ def build_step(case: str, tokens: int, options: argparse.Namespace, device) -> C
     from composer.utils import dist
 
     from model.composer_model import DbrxComposerModel
-    from model.config import AttentionConfig, FFNConfig, ModelConfig
+    from model.config import AttentionConfig, ModelConfig
+    from model.ffn_config import FFNConfig
     from model.initialise import initialise, materialise
     from train.build import build_device
     from train.parallel import shard

@@ -19,8 +19,9 @@ from transformers import DbrxConfig
 from transformers import DbrxForCausalLM as TransformersDbrx
 
 from model.block import Block
-from model.config import AttentionConfig, ExpertsImplementation, FFNConfig, ModelConfig
+from model.config import AttentionConfig, ExpertsImplementation, ModelConfig
 from model.dbrx import DbrxForCausalLM
+from model.ffn_config import FFNConfig
 from model.flops import count_parameters
 from model.head import IGNORED
 from model.router import load_balancing_loss

@@ -8,9 +8,10 @@ from composer.models import ComposerModel
 from torch import Tensor
 from torchmetrics import Metric
 
-from model.config import LossScope, ModelConfig
+from model.config import ModelConfig
 from model.dbrx import DbrxForCausalLM, DbrxOutput
 from model.documents import find_documents
+from model.ffn_config import LossScope
 from model.head import IGNORED
 from model.router import Routing, load_balancing_loss, router_z_loss
 from model.statistics import StepStatistics, microbatch_statistics

@@ -6,17 +6,12 @@ file and the full key.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
 
-Problem = tuple[str, str]
-
-
-class Activation(Enum):
-    """The function on the gate of an expert's gated linear unit."""
-
-    silu = "silu"
+from model.config_checks import Problem, expect_positive, expect_probability, prefixed
+from model.ffn_config import FFNConfig
+from model.rope_config import ROPE_KEYS, RopeParameters
 
 
 class AttentionImplementation(Enum):
@@ -25,20 +20,6 @@ class AttentionImplementation(Enum):
     sdpa = "sdpa"  # PyTorch's fused kernels, any device
     eager = "eager"  # the reference, written out; memory grows with the square of the sample's length
     flash_attention_2 = "flash_attention_2"  # the flash-attn package, GPU, bf16
-
-
-class RopeType(Enum):
-    """How rotary wavelengths are stretched for a context longer than the weights were trained on.
-
-    Of transformers' types are missing `dynamic`, which stretches beyond `max_seq_len` only, where samples are refused
-    here; `longrope`, whose factors are searched for a trained model channel by channel; and `proportional`, which
-    leaves channels unturned and is for no longer context.
-    """
-
-    default = "default"  # not at all
-    linear = "linear"  # all by the same factor (arXiv 2306.15595)
-    yarn = "yarn"  # long ones more than short ones, and attention is sharpened (arXiv 2309.00071)
-    llama3 = "llama3"  # long ones by the factor, short ones not at all (arXiv 2407.21783)
 
 
 class ExpertsImplementation(Enum):
@@ -58,17 +39,6 @@ class ExpertsGemm(Enum):
     stk = "stk"  # block-sparse products; MegaBlocks runs them with Triton below 3.2
 
 
-class MissingPackageError(Exception):
-    """A config asks by name for a package that is not installed: one sentence that begins with the key."""
-
-
-class LossScope(Enum):
-    """Whose slots the load-balancing loss takes the experts' shares from (ours)."""
-
-    microbatch = "microbatch"  # the rank's microbatch in hand, as in transformers and MegaBlocks
-    global_batch = "global_batch"  # all ranks and microbatches of the optimizer step before
-
-
 @dataclass
 class AttentionConfig:
     """Grouped-query attention with rotary positions."""
@@ -80,133 +50,11 @@ class AttentionConfig:
 
     def problems(self) -> Iterator[Problem]:
         """Yields (key, sentence) for each value that can't work on its own."""
-        yield from _expect_positive("kv_n_heads", self.kv_n_heads)
-        yield from _expect_positive("rope_theta", self.rope_theta)
-        yield from _expect_probability("attn_pdrop", self.attn_pdrop)
+        yield from expect_positive("kv_n_heads", self.kv_n_heads)
+        yield from expect_positive("rope_theta", self.rope_theta)
+        yield from expect_probability("attn_pdrop", self.attn_pdrop)
         if self.clip_qkv is not None:
-            yield from _expect_positive("clip_qkv", self.clip_qkv)
-
-
-_ROPE_KEYS = {  # besides rope_theta
-    RopeType.default: (),
-    RopeType.linear: ("factor",),
-    RopeType.yarn: (
-        *("factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
-        *("mscale", "mscale_all_dim", "truncate"),
-    ),
-    RopeType.llama3: ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
-}
-
-
-@dataclass
-class RopeParameters:
-    """Rotary positions for longer context: transformers' `rope_parameters`, which was `rope_scaling` before 5.0."""
-
-    rope_type: RopeType = RopeType.default
-    rope_theta: float | None = None  # null: attn_config.rope_theta
-    factor: float | None = None  # by how much the context grows
-    original_max_position_embeddings: int | None = None  # context of the weights, in tokens; null: max_seq_len
-    attention_factor: float | None = None  # yarn: multiplies queries and keys; null: from factor and the two mscales
-    beta_fast: float | None = None  # yarn: channels that turn more often than this in the context stay; null: 32
-    beta_slow: float | None = None  # yarn: those that turn less often are stretched by the whole factor; null: 1
-    mscale: float | None = None  # yarn
-    mscale_all_dim: float | None = None  # yarn
-    truncate: bool | None = None  # yarn: whole channels bound the ramp between the two; null: true
-    low_freq_factor: float | None = None  # llama3: wavelengths above context / this are stretched
-    high_freq_factor: float | None = None  # llama3: those below context / this stay
-
-    def problems(self) -> Iterator[Problem]:
-        """Yields (key, sentence) for each value that can't work on its own or with its neighbours here."""
-        kind = self.rope_type.value
-        for name, value in self.given().items():
-            if name not in ("rope_type", "rope_theta", *_ROPE_KEYS[self.rope_type]):
-                yield name, f"expected no such key with rope_type {kind}, which does not use it, found {value}"
-            elif not isinstance(value, bool | RopeType):
-                yield from _expect_positive(name, value)
-        if self.rope_type is not RopeType.default and (self.factor is None or 0 < self.factor < 1):
-            yield "factor", f"expected a number of at least 1 with rope_type {kind}, found {self.factor}"
-        if self.rope_type is RopeType.llama3:
-            yield from self._llama3_problems()
-        fast, slow = self.beta_fast or 32.0, self.beta_slow or 1.0
-        if self.rope_type is RopeType.yarn and not fast > slow:
-            yield "beta_fast", f"expected a number above beta_slow ({slow:g}), found {fast:g}"
-
-    def _llama3_problems(self) -> Iterator[Problem]:
-        low, high = self.low_freq_factor, self.high_freq_factor
-        for name, value in (("low_freq_factor", low), ("high_freq_factor", high)):
-            if value is None:
-                yield name, "expected a number with rope_type llama3, found nothing"
-        if low is not None and high is not None and not high > low:
-            yield "high_freq_factor", f"expected a number above low_freq_factor ({low:g}), found {high:g}"
-
-    def given(self) -> dict[str, Any]:
-        """What is not null, by name."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
-
-
-@dataclass
-class FFNConfig:
-    """The mixture of experts that stands where a dense transformer has its feed-forward layer, and that layer in the
-    first blocks if they are to be dense."""
-
-    ffn_hidden_size: int = 3584  # of one expert
-    activation: Activation = Activation.silu
-    moe_num_experts: int = 4
-    moe_top_k: int = 1  # experts that each token visits
-    moe_jitter_eps: float | None = None  # in training the router's input is multiplied by uniform(1 - eps, 1 + eps)
-    moe_loss_weight: float = 0.01  # of the load-balancing loss
-    moe_loss_per_layer: bool = False  # ours: balance each layer by itself (MegaBlocks), not all layers taken together
-    moe_loss_scope: LossScope = LossScope.microbatch  # ours
-    moe_zloss_weight: float = 0.0  # ours, MegaBlocks' name: of the router z-loss
-    moe_bias_update_rate: float | None = None  # ours: step of each expert's bias in loss-free balancing; null: no bias
-    moe_normalize_expert_weights: float | None = 1.0  # p of the norm that the chosen weights are divided by
-    uniform_expert_assignment: bool = False  # for benchmarks: experts in turn, whatever the router says
-    first_k_dense_replace: int = 0  # ours, DeepSeek's name: so many first blocks have one dense unit, no experts
-    dense_ffn_hidden_size: int | None = None  # ours: of a dense unit; null: that of the experts that a token visits
-
-    @property
-    def dense_width(self) -> int:
-        """Hidden size of the dense gated linear unit of the first blocks."""
-        return self.dense_ffn_hidden_size or self.moe_top_k * self.ffn_hidden_size
-
-    def problems(self) -> Iterator[Problem]:
-        """Yields (key, sentence) for each value that can't work on its own or with its neighbours here."""
-        yield from _expect_positive("ffn_hidden_size", self.ffn_hidden_size)
-        yield from _expect_positive("moe_num_experts", self.moe_num_experts)
-        yield from _expect_positive("moe_top_k", self.moe_top_k)
-        if self.moe_top_k > self.moe_num_experts > 0:
-            expected = f"expected at most moe_num_experts ({self.moe_num_experts})"
-            yield "moe_top_k", f"{expected}, found {self.moe_top_k}"
-        if self.moe_jitter_eps is not None and not 0 <= self.moe_jitter_eps < 1:
-            yield "moe_jitter_eps", f"expected a number from 0 up to, not including, 1, found {self.moe_jitter_eps}"
-        if not 0 <= self.moe_loss_weight < float("inf"):
-            yield "moe_loss_weight", f"expected a number of at least 0, found {self.moe_loss_weight}"
-        if not 0 <= self.moe_zloss_weight < float("inf"):
-            yield "moe_zloss_weight", f"expected a number of at least 0, found {self.moe_zloss_weight}"
-        if self.moe_normalize_expert_weights is not None:
-            yield from _expect_positive("moe_normalize_expert_weights", self.moe_normalize_expert_weights)
-        yield from self._bias_problems()
-        yield from self._dense_problems()
-
-    def _bias_problems(self) -> Iterator[Problem]:
-        if self.moe_bias_update_rate is None:
-            return
-        if not 0 < self.moe_bias_update_rate < float("inf"):
-            expected = "expected a number above 0, or null for no bias"
-            yield "moe_bias_update_rate", f"{expected}, found {self.moe_bias_update_rate}"
-        elif self.uniform_expert_assignment:
-            expected = "expected null where uniform_expert_assignment is true, because no bias can move the tokens"
-            yield "moe_bias_update_rate", f"{expected}, found {self.moe_bias_update_rate}"
-
-    def _dense_problems(self) -> Iterator[Problem]:
-        if self.first_k_dense_replace < 0:
-            yield "first_k_dense_replace", f"expected 0 or more, found {self.first_k_dense_replace}"
-        if self.dense_ffn_hidden_size is None:
-            return
-        yield from _expect_positive("dense_ffn_hidden_size", self.dense_ffn_hidden_size)
-        if self.first_k_dense_replace == 0:
-            expected = "expected null where first_k_dense_replace is 0, because no block is dense"
-            yield "dense_ffn_hidden_size", f"{expected}, found {self.dense_ffn_hidden_size}"
+            yield from expect_positive("clip_qkv", self.clip_qkv)
 
 
 @dataclass
@@ -243,7 +91,7 @@ class ModelConfig:
     def rope(self) -> RopeParameters:
         """`rope_parameters` with what it takes from elsewhere filled in."""
         rope = replace(self.rope_parameters, rope_theta=self.rope_parameters.rope_theta or self.attn_config.rope_theta)
-        if "original_max_position_embeddings" in _ROPE_KEYS[rope.rope_type]:
+        if "original_max_position_embeddings" in ROPE_KEYS[rope.rope_type]:
             rope.original_max_position_embeddings = rope.original_max_position_embeddings or self.max_seq_len
         return rope
 
@@ -260,12 +108,12 @@ class ModelConfig:
     def problems(self) -> Iterator[Problem]:
         """Yields (key path, sentence) for each value or combination that can't work, those of the parts included."""
         for name in ("d_model", "n_heads", "n_layers", "max_seq_len", "vocab_size", "initializer_range"):
-            yield from _expect_positive(name, getattr(self, name))
-        yield from _expect_probability("resid_pdrop", self.resid_pdrop)
-        yield from _expect_probability("emb_pdrop", self.emb_pdrop)
-        yield from _prefixed("attn_config", self.attn_config.problems())
-        yield from _prefixed("ffn_config", self.ffn_config.problems())
-        yield from _prefixed("rope_parameters", self.rope_parameters.problems())
+            yield from expect_positive(name, getattr(self, name))
+        yield from expect_probability("resid_pdrop", self.resid_pdrop)
+        yield from expect_probability("emb_pdrop", self.emb_pdrop)
+        yield from prefixed("attn_config", self.attn_config.problems())
+        yield from prefixed("ffn_config", self.ffn_config.problems())
+        yield from prefixed("rope_parameters", self.rope_parameters.problems())
         yield from self._head_problems()
         if self.ffn_config.first_k_dense_replace >= self.n_layers > 0:
             expected = f"expected less than n_layers ({self.n_layers}), so that a block has experts"
@@ -309,18 +157,3 @@ def check_config(config: ModelConfig) -> None:
     problems = [f"{key}: {sentence}" for key, sentence in config.problems()]
     if problems:
         raise ValueError(f"model config: {'; '.join(problems)}")
-
-
-def _expect_positive(key: str, value: float) -> Iterator[Problem]:
-    if not 0 < value < float("inf"):
-        yield key, f"expected a number above 0, found {value}"
-
-
-def _expect_probability(key: str, value: float) -> Iterator[Problem]:
-    if not 0 <= value < 1:
-        yield key, f"expected a probability from 0 up to, not including, 1, found {value}"
-
-
-def _prefixed(parent: str, problems: Iterator[Problem]) -> Iterator[Problem]:
-    for key, sentence in problems:
-        yield f"{parent}.{key}", sentence

@@ -7,8 +7,10 @@ from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from model.config import Activation, AttentionConfig, FFNConfig, ModelConfig, RopeParameters, RopeType
+from model.config import AttentionConfig, ModelConfig
 from model.errors import ModelError
+from model.ffn_config import Activation, FFNConfig
+from model.rope_config import RopeParameters, RopeType
 
 CONFIG_FILE = "config.json"
 # transformers' clamp fails without a bound; this one is the largest that float16 has, and is read as none.

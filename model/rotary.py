@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from model.config import RopeParameters, RopeType
+from model.rope_config import RopeParameters, RopeType
 
 
 def rotary_table(positions: Tensor, head_dim: int, rope: RopeParameters) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from data.mixture.plan import Plan
 from data.mixture.prepared import PreparedDataset
 from data.mixture.stream import CurriculumDataset
 from model.composer_model import DbrxComposerModel
-from model.config import MissingPackageError
+from model.errors import MissingPackageError
 from train.callbacks.stop import leave_to_parent
 from train.errors import RecipeError
 from train.recipe import DatasetConfig, Recipe

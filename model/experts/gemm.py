@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.config import ExpertsGemm, MissingPackageError
+from model.config import ExpertsGemm
+from model.errors import MissingPackageError
 
 Gemm = Callable[..., Tensor]  # (a, b, groups, trans_a, trans_b)
 

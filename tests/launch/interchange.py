@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from data.prepare import bpe
-from model.config import AttentionConfig, FFNConfig, ModelConfig
+from model.config import AttentionConfig, ModelConfig
 from model.dbrx import DbrxForCausalLM
+from model.ffn_config import FFNConfig
 from train.checkpoint_contents import Contents
 from train.weights import write_weights
 

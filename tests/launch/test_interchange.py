@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from launch.cli import main
-from model.config import AttentionConfig, AttentionImplementation, ExpertsImplementation, LossScope
+from model.config import AttentionConfig, AttentionImplementation, ExpertsImplementation
+from model.ffn_config import LossScope
 from model.huggingface import from_huggingface
 from train.checkpoint_contents import MODEL, Contents, read_contents
 from train.weights import CheckpointWeights

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from launch.cli import main
-from model.config import AttentionConfig, FFNConfig, ModelConfig
+from model.config import AttentionConfig, ModelConfig
+from model.ffn_config import FFNConfig
 from model.huggingface import to_huggingface
 from model.parameters import parameter_shapes
 from model.safetensors_folder import write_safetensors

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.config import ExpertsGemm, ExpertsImplementation, FFNConfig, ModelConfig
+from model.config import ExpertsGemm, ExpertsImplementation, ModelConfig
 from model.experts import build_experts
 from model.experts.interface import Experts
+from model.ffn_config import FFNConfig
 
 
 class Case(NamedTuple):

@@ -87,7 +87,7 @@ def too_many_slots() -> str:
 
 
 def missing_package(gemm: str) -> str:
-    from model.config import MissingPackageError
+    from model.errors import MissingPackageError
     from model.experts import build_experts
 
     config: ModelConfig = CASES["even"].config("megablocks", gemm)

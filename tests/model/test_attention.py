@@ -8,9 +8,10 @@ import torch
 from model import attention_functions
 from model.attention_functions import attention_function, flex, one_by_one
 from model.composer_model import DbrxComposerModel, next_token_targets
-from model.config import AttentionConfig, AttentionImplementation, FFNConfig, ModelConfig
+from model.config import AttentionConfig, AttentionImplementation, ModelConfig
 from model.dbrx import DbrxForCausalLM
 from model.documents import find_documents
+from model.ffn_config import FFNConfig
 from model.head import IGNORED
 from model.router import load_balancing_loss
 

@@ -12,7 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from model.composer_model import DbrxComposerModel
-from model.config import AttentionConfig, FFNConfig, LossScope, ModelConfig
+from model.config import AttentionConfig, ModelConfig
+from model.ffn_config import FFNConfig, LossScope
 from model.initialise import initialise, materialise
 from model.router import Router, load_balancing_loss, router_z_loss, shares, spread_loss
 from model.statistics import StepStatistics

@@ -9,7 +9,8 @@ from composer.loggers import InMemoryLogger
 from torch.utils.data import DataLoader
 
 from model.composer_model import DbrxComposerModel, MeanTokenLoss, next_token_targets
-from model.config import AttentionConfig, FFNConfig, ModelConfig
+from model.config import AttentionConfig, ModelConfig
+from model.ffn_config import FFNConfig
 from model.head import IGNORED
 
 END = 0

@@ -11,17 +11,9 @@ from transformers import DbrxConfig
 from transformers.modeling_rope_utils import RopeParameters as TransformersRope
 from transformers.models.dbrx.configuration_dbrx import DbrxAttentionConfig, DbrxFFNConfig
 
-from model.config import (
-    AttentionConfig,
-    AttentionImplementation,
-    ExpertsImplementation,
-    FFNConfig,
-    LossScope,
-    ModelConfig,
-    RopeParameters,
-    RopeType,
-    check_config,
-)
+from model.config import AttentionConfig, AttentionImplementation, ExpertsImplementation, ModelConfig, check_config
+from model.ffn_config import FFNConfig, LossScope
+from model.rope_config import RopeParameters, RopeType
 
 GOOD = ModelConfig(d_model=64, n_heads=4, attn_config=AttentionConfig(kv_n_heads=2, clip_qkv=8.0))
 REFERENCE = Path(__file__).with_name("dbrx_132b_config.json")

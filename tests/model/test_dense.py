@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from model.config import FFNConfig, ModelConfig
+from model.config import ModelConfig
 from model.dbrx import DbrxForCausalLM
 from model.dense import DenseFeedForward
 from model.experts.torch_experts import TorchExperts
+from model.ffn_config import FFNConfig
 
 CONFIG = ModelConfig(
     d_model=32,

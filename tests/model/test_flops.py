@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from model.config import AttentionConfig, FFNConfig, ModelConfig
+from model.config import AttentionConfig, ModelConfig
 from model.dbrx import DbrxForCausalLM
+from model.ffn_config import FFNConfig
 from model.flops import count_parameters, training_flops_per_token
 
 

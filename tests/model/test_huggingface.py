@@ -10,10 +10,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from model import huggingface
-from model.config import AttentionConfig, FFNConfig, ModelConfig, RopeParameters, RopeType
+from model.config import AttentionConfig, ModelConfig
 from model.dbrx import DbrxForCausalLM
 from model.errors import ModelError
+from model.ffn_config import FFNConfig
 from model.huggingface import NO_CLIP, from_huggingface, to_huggingface
+from model.rope_config import RopeParameters, RopeType
 from model.safetensors_folder import write_safetensors
 
 CONFIG = ModelConfig(

@@ -14,8 +14,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from model.config import FFNConfig, ModelConfig
+from model.config import ModelConfig
 from model.dbrx import DbrxForCausalLM
+from model.ffn_config import FFNConfig
 from model.initialise import initialise, materialise
 
 CONFIG = ModelConfig(

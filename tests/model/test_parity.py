@@ -8,15 +8,10 @@ import torch
 from transformers import DbrxConfig, DbrxForCausalLM
 
 from model import dbrx
-from model.config import (
-    AttentionConfig,
-    AttentionImplementation,
-    FFNConfig,
-    ModelConfig,
-    RopeParameters,
-    RopeType,
-)
+from model.config import AttentionConfig, AttentionImplementation, ModelConfig
+from model.ffn_config import FFNConfig
 from model.head import IGNORED
+from model.rope_config import RopeParameters, RopeType
 from model.router import load_balancing_loss
 
 NO_CLIP = 1e30  # transformers' clamp fails without a bound

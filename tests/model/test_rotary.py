@@ -7,7 +7,8 @@ import torch
 from transformers import DbrxConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from model.config import AttentionConfig, ModelConfig, RopeParameters, RopeType
+from model.config import AttentionConfig, ModelConfig
+from model.rope_config import RopeParameters, RopeType
 from model.rotary import attention_factor, frequencies, rotary_table, rotate
 
 CPU = torch.device("cpu")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from model.config import FFNConfig, ModelConfig
+from model.config import ModelConfig
+from model.ffn_config import FFNConfig
 from model.router import Router, load_balancing_loss
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from model.config import AttentionConfig, FFNConfig, ModelConfig
+from model.config import AttentionConfig, ModelConfig
 from model.dbrx import DbrxForCausalLM
+from model.ffn_config import FFNConfig
 from model.sampling import Sampling, draw, sample
 
 CONFIG = ModelConfig(

@@ -12,7 +12,8 @@ import torch.multiprocessing as mp
 from composer.core import Precision
 
 from model.composer_model import DbrxComposerModel
-from model.config import AttentionConfig, FFNConfig, ModelConfig
+from model.config import AttentionConfig, ModelConfig
+from model.ffn_config import FFNConfig
 from model.initialise import initialise, materialise
 from train.parallel import shard
 from train.recipe import ParallelConfig

@@ -15,7 +15,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from model.composer_model import DbrxComposerModel
-from model.config import AttentionConfig, FFNConfig, ModelConfig
+from model.config import AttentionConfig, ModelConfig
+from model.ffn_config import FFNConfig
 from model.flops import count_parameters
 from model.initialise import initialise, materialise
 from model.router import load_balancing_loss
