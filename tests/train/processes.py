@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def child(arguments: list[str], log: str, rank: int, ranks: int, port: int, befo
     )
     # As where a user starts it: a dataloader worker watches its parent, which must be the run and not the server.
     multiprocessing.set_start_method("fork", force=True)
+    # Nor is what a killed run leaves in shared memory to be removed when the tests end: another may use its name then.
+    resource_tracker._resource_tracker._fd = resource_tracker._resource_tracker._pid = None
     import torch
 
     from launch.cli import main
