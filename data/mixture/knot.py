@@ -10,30 +10,51 @@ Shapes: M domains, N samples of the knot.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.mixture.counts import Counts, settle_end
+from data.mixture.counts import Counts
 from data.mixture.schedule import WEIGHT_UNIT, Schedule
 
 Turn = tuple[int, int]  # (domain, its k-th sample of the knot, from 1)
 
 
 class Knot:
-    """Samples `start <= n < stop` of a schedule, from counts `before` [M] on."""
+    """Samples `start <= n < stop` of a schedule, from counts `before` [M] on.
 
-    def __init__(self, schedule: Schedule, start: int, stop: int, before: Counts) -> None:
+    Args:
+        domain: [N] of each sample.
+    """
+
+    def __init__(self, start: int, stop: int, before: Counts, domain: NDArray[np.int64]) -> None:
         self.start = start
         self.stop = stop
-        horizon = 2 * stop - start  # what comes next decides which counts it can be reached from
-        target = [schedule.target(sample) for sample in range(start, horizon + 1)]
-        later = schedule.target(horizon + stop - start)
-        self.domain = order_of_domains(target, later, before, horizon)[: stop - start]
-        turns = np.eye(len(before), dtype=np.int64)[self.domain]
+        self.domain = domain
+        turns = np.eye(len(before), dtype=np.int64)[domain]
         self._counts = before + np.concatenate([np.zeros((1, len(before)), np.int64), turns.cumsum(axis=0)])
         self.after = self._counts[-1]
+
+    @classmethod
+    def to(cls, schedule: Schedule, start: int, stop: int, before: Counts, after: Counts) -> Knot | None:
+        """The knot that ends with counts `after`; None if every sample can't be in its window then."""
+        turns = after - before
+        order = match(samples_owed(schedule, start, stop, before), 0, turns, turns) if turns.min() >= 0 else None
+        return None if order is None else cls(start, stop, before, order)
+
+    @classmethod
+    def of(cls, schedule: Schedule, start: int, stop: int, before: Counts) -> Knot:
+        """A knot from which it goes on well for as long again, or if there is none, the nearest thing to one.
+
+        Where windows can't be kept they are widened. A domain that comes in far from its target (another curriculum
+        began here) fits no window.
+        """
+        owed = samples_owed(schedule, start, 2 * stop - start, before)
+        for slack in (0, 1):
+            order = match(owed, slack, *nearest(owed))
+            if order is not None:
+                return cls(start, stop, before, order[: stop - start])
+        return cls(start, stop, before, furthest_behind(owed)[: stop - start])
 
     def piece(self, sample: int) -> Knot:
         """A knot is not cut any further."""
@@ -49,24 +70,22 @@ class Knot:
         return self._counts[sample - self.start]
 
 
-def order_of_domains(
-    target: Sequence[Sequence[int]], later: Sequence[int], before: Counts, stop: int
-) -> NDArray[np.int64]:
-    """[N] the domain of each sample, from the targets [N + 1, M] before each of them and after the last.
+def goes_on(schedule: Schedule, start: int, stop: int, before: Counts) -> bool:
+    """Whether every sample can be in its window from counts `before` on."""
+    owed = samples_owed(schedule, start, stop, before)
+    return match(owed, 0, *nearest(owed)) is not None
 
-    Where the best counts at the end can't be reached, others less than a sample from their targets are tried, then
-    wider windows. A domain that comes in far from its target (another curriculum began here) fits no window.
-    """
-    owed = np.array([[t - int(b) * WEIGHT_UNIT for t, b in zip(row, before, strict=True)] for row in target], np.int64)
+
+def samples_owed(schedule: Schedule, start: int, stop: int, before: Counts) -> NDArray[np.int64]:
+    """[N + 1, M] targets before each sample and after the last, less the counts `before`; in samples / WEIGHT_UNIT."""
+    targets = [schedule.target(sample) for sample in range(start, stop + 1)]
+    return np.array([[t - int(b) * WEIGHT_UNIT for t, b in zip(row, before, strict=True)] for row in targets], np.int64)
+
+
+def nearest(owed: NDArray[np.int64]) -> tuple[Counts, Counts]:
+    """The targets at the end rounded down and up, [M] each, as turns of domains that have a weight at all."""
     most = np.where(owed[-1] > owed[0], len(owed) - 1, 0)
-    best = settle_end(target[-1], later, before, before + most, stop) - before
-    low, high = (np.clip(edge, 0, most) for edge in (owed[-1] // WEIGHT_UNIT, -(-owed[-1] // WEIGHT_UNIT)))
-    for slack in (0, 1):
-        for least, most in ((best, best), (low, high)):
-            order = match(owed, slack, least, most)
-            if order is not None:
-                return order
-    return furthest_behind(owed)
+    return np.clip(owed[-1] // WEIGHT_UNIT, 0, most), np.clip(-(-owed[-1] // WEIGHT_UNIT), 0, most)
 
 
 def furthest_behind(owed: NDArray[np.int64]) -> NDArray[np.int64]:

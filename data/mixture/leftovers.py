@@ -7,6 +7,7 @@ a cache folder, Streaming refuses to use that folder ("Reused local directory").
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import re
@@ -15,10 +16,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from streaming.base.constant import SHM_TO_CLEAN
 from streaming.base.distributed import barrier, get_local_rank, maybe_init_dist
+from streaming.base.shared import SharedMemory, prefix
 
 SHARED_MEMORY = Path("/dev/shm")
 BLOCK = re.compile(rf"(?P<number>[0-9]{{6,}})_({'|'.join(SHM_TO_CLEAN)})")
@@ -38,6 +41,26 @@ def alone_on_this_machine() -> Iterator[None]:
     with (SHARED_MEMORY / f"brickyard-{os.getuid()}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def probes_closed() -> Iterator[None]:
+    """Close the blocks that Streaming opens to see whether a number is taken. It keeps them until the process ends,
+    which makes open files grow with the square of the datasets on the machine."""
+    opened: list[SharedMemory] = []
+
+    def remember(*arguments: Any) -> SharedMemory:
+        opened.append(SharedMemory(*arguments))
+        return opened[-1]
+
+    prefix.SharedMemory = remember  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        prefix.SharedMemory = SharedMemory  # type: ignore[misc]
+        for block in opened[:-1]:  # the last one is the dataset's own
+            atexit.unregister(block.cleanup)
+            block.cleanup()
 
 
 def remove_dead_shared_memory() -> None:

@@ -11,7 +11,7 @@ from streaming import Stream, StreamingDataset
 from streaming.base.dataset import _ShardState
 
 from data.errors import DataError
-from data.mixture.leftovers import alone_on_this_machine, remove_dead_shared_memory
+from data.mixture.leftovers import alone_on_this_machine, probes_closed, remove_dead_shared_memory
 from data.mixture.spans import ShardSpans, quick_opening
 
 # Hashes that a shard may be held to when it has been fetched, the fastest first.
@@ -46,7 +46,7 @@ class PreparedDataset(StreamingDataset):
             for folder, remote in zip(folders, remotes or repeat(None, len(folders)), strict=True)
         ]
         try:
-            with alone_on_this_machine(), quick_opening():
+            with alone_on_this_machine(), probes_closed(), quick_opening():
                 remove_dead_shared_memory()
                 super().__init__(
                     streams=streams,

@@ -24,7 +24,7 @@ PI = 3797952473636338580787994  # pi, to PLACES binary places
 # A schedule is read in pieces, in each of which the weights are taken for straight lines. Those of a cosine are so
 # short that the count which it asks for is followed within a tenth of a sample.
 LONGEST_PIECE = 1 << 20
-SHORTEST_PIECE = 8
+SHORTEST_PIECE = 64
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,15 @@ class Schedule:
         following = self._span(sample)[1]
         return following.at if following else None
 
-    def piece_size(self, sample: int) -> int:
-        """How many samples around `sample`, a power of two, may be taken for a straight line."""
+    def piece_size(self, sample: int) -> int | None:
+        """How many samples around `sample`, a power of two, may be taken for a straight line; None if too few may."""
         anchor, following = self._span(sample)
         if following is None or following.ramp != "cosine":
             return LONGEST_PIECE
-        return cosine_piece(following.at - anchor.at)
+        length = following.at - anchor.at
+        if length < 16 * SHORTEST_PIECE:
+            return None
+        return min(LONGEST_PIECE, max(SHORTEST_PIECE, floor_power_of_two(length // 512)))
 
     def _span(self, sample: int) -> tuple[ScheduleAnchor, ScheduleAnchor | None]:
         """The anchor that `sample` comes after, and the next one if there is one."""
@@ -122,12 +125,6 @@ def sine(angle: int) -> int:
         total += term
         turn += 2
     return total
-
-
-def cosine_piece(length: int) -> int:
-    """Samples of a piece of a cosine ramp of this length."""
-    size = floor_power_of_two(max(length // 512, min(length // 16, 64)))
-    return max(SHORTEST_PIECE, min(LONGEST_PIECE, size))
 
 
 def floor_power_of_two(number: int) -> int:

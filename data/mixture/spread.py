@@ -5,6 +5,8 @@ Shapes: N leaves, M domains, L samples of the longest leaf.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,7 @@ Targets = NDArray[np.float64]
 
 
 def spread(
-    target: Targets, rate: Targets, bend: Targets, left: Counts, right: Counts
+    target: Targets, gains: Callable[[int], Targets], left: Counts, right: Counts
 ) -> tuple[NDArray[np.int32], Counts]:
     """(domain [N, L], count of that domain before the sample [N, L]) of every sample of every leaf.
 
@@ -22,8 +24,7 @@ def spread(
 
     Args:
         target: [N, M] the targets before each leaf.
-        rate: [N, M] what the first sample of each leaf adds to them.
-        bend: [M] how much more each sample adds than the one before it.
+        gains: what the k-th sample of each leaf, from 0, adds to them, [N, M].
         left: [N, M] the counts before each leaf.
         right: [N, M] the counts after it. A leaf shorter than the longest fills up with domain 0.
     """
@@ -33,13 +34,11 @@ def spread(
     before = np.zeros((length, len(left)), np.int64)
     count = left.copy()
     behind = np.where(right > left, target - left, -np.inf)
-    rate = rate.copy()
-    straight = not bend.any()
+    gain = gains(0)
     for step in range(length):
-        behind += rate
-        if not straight:
-            rate += bend
-        chosen = np.argmax(behind + (behind + rate > 1), axis=1)
+        behind += gain
+        gain = gains(step + 1)
+        chosen = np.argmax(behind + (behind + gain > 1), axis=1)
         domain[step] = chosen
         before[step] = had = count[leaf, chosen]
         count[leaf, chosen] = had + 1

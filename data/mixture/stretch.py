@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from data.mixture.counts import Counts, settle_exactly
-from data.mixture.piece import Piece
+from data.mixture.piece import Piece, TargetLine, TargetTable
 from data.mixture.schedule import Schedule
 
 
@@ -25,6 +25,9 @@ class Stretch:
     def piece(self, sample: int) -> Piece:
         """The piece that holds `sample`: the stretch is halved, and the counts are settled at the middle."""
         size = self.schedule.piece_size(self.start)
+        if size is None:
+            table = TargetTable.of(self.schedule, self.start, self.stop, self.before)
+            return Piece(self.start, self.stop, self.before, self.after, table)
         node = 1 << (self.stop - self.start - 1).bit_length()
         start, stop, left, right = self.start, self.stop, self.before, self.after
         while node > size:
@@ -37,7 +40,7 @@ class Stretch:
                 stop, right = middle, counts
             else:
                 start, left = middle, counts
-        return Piece(self.schedule, start, stop, left, right)
+        return Piece(start, stop, left, right, TargetLine.of(self.schedule, start, stop, left))
 
     def counts(self, sample: int) -> Counts:
         """[M] the samples of each domain before `sample`, which is after the stretch's start."""

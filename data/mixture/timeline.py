@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.mixture.counts import Counts, settle_end
-from data.mixture.knot import Knot
+from data.mixture.knot import Knot, goes_on
 from data.mixture.piece import LEAF, Piece
 from data.mixture.schedule import Schedule
 from data.mixture.stretch import Stretch
 
 ENDLESS = 1 << 44  # samples: no run is as long, and only the last stretch of a schedule has no end
+AHEAD = (LEAF, 1, LEAF // 8, 4 * LEAF)  # samples over which a domain's speed is taken, one after the other
 PIECES_KEPT = 16
 
 
@@ -74,11 +75,30 @@ def stretches(eras: Sequence[Era]) -> Iterator[Stretch | Knot]:
 
 
 def stretch_from(schedule: Schedule, start: int, before: Counts) -> Stretch | Knot:
-    """The samples from `start`, where the counts are `before` [M], to the next anchor; a knot where that is near."""
+    """The samples from `start`, where the counts are `before` [M], to the next anchor; a knot where that is near.
+
+    Counts at the end are tried until it goes on well from there.
+    """
     stop = schedule.next_anchor(start) or ENDLESS
-    if stop < start + LEAF:
-        return Knot(schedule, start, start + LEAF, before)
-    first, target, later = (schedule.target(sample) for sample in (start, stop, stop + LEAF))
+    knot = stop < start + LEAF
+    stop = start + LEAF if knot else stop
+    ends = [counts_at_end(schedule, start, stop, before, ahead) for ahead in AHEAD]
+    for after in ends:
+        stretch = (
+            Knot.to(schedule, start, stop, before, after) if knot else Stretch(schedule, start, stop, before, after)
+        )
+        if stretch is not None and (not is_near(schedule, stop) or goes_on(schedule, stop, stop + LEAF, after)):
+            return stretch
+    return Knot.of(schedule, start, stop, before) if knot else Stretch(schedule, start, stop, before, ends[0])
+
+
+def is_near(schedule: Schedule, sample: int) -> bool:
+    """Whether an anchor follows within a leaf."""
+    return (schedule.next_anchor(sample) or ENDLESS) < sample + LEAF
+
+
+def counts_at_end(schedule: Schedule, start: int, stop: int, before: Counts, ahead: int) -> Counts:
+    """[M] the counts before `stop`, with the domains' speeds taken over so many samples after it."""
+    first, target, later = (schedule.target(sample) for sample in (start, stop, stop + ahead))
     asked = np.array([after > before for before, after in zip(first, target, strict=True)])
-    most = np.where(asked, before + stop - start, before)
-    return Stretch(schedule, start, stop, before, settle_end(target, later, before, most, stop))
+    return settle_end(target, later, before, np.where(asked, before + stop - start, before), stop)

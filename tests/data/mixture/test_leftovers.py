@@ -119,3 +119,19 @@ def test_a_dataset_in_use_keeps_its_blocks(remote: Path) -> None:
     remove_dead_shared_memory()
     assert blocks_of(str(dataset._shm_prefix_int)) == before
     assert next(iter(CurriculumLoader(dataset)))["sample"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_dataset_keeps_no_other_ones_blocks_open(remote: Path) -> None:
+    """Streaming opens them to see which numbers are taken."""
+
+    def shared_files() -> int:
+        links = Path("/proc/self/fd").iterdir()
+        return sum(link.is_symlink() and str(link.readlink()).startswith(str(SHARED_MEMORY)) for link in links)
+
+    folders = [remote / name for name in DOMAINS]
+    counts = [shared_files()]
+    kept = []
+    for _ in range(4):
+        kept.append(CurriculumDataset(plan_of(folders, {0: (0.5, 0.5)}), folders, device_batch_size=4))
+        counts.append(shared_files())
+    assert len({after - before for before, after in itertools.pairwise(counts)}) == 1

@@ -321,4 +321,4 @@ def test_a_domain_without_rows_is_refused() -> None:
         Plan(anchored((0, {"web": 1.0}, "step")), {"web": [1], "code": [1]}, seed=0)
 
 
-GOLDEN = "0c791a86cce58cc8d91be25826da3006ca5feb668fddb667489a56baf3164c6d"
+GOLDEN = "ba8f42a2b9d3828ebe63eb48004be4cea5f35537e898bbbc8d41f60b5c3b0795"

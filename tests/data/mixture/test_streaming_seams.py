@@ -7,6 +7,7 @@ from streaming.base import dataset as dataset_module
 from streaming.base import stream as stream_module
 from streaming.base.dataset import StreamingDataset
 from streaming.base.format.mds import reader as reader_module
+from streaming.base.shared import prefix
 from streaming.base.spanner import Spanner
 
 from data.mixture.spans import ShardSpans, quick_opening
@@ -65,3 +66,9 @@ def test_what_is_replaced_while_a_dataset_opens_is_put_back() -> None:
         raise KeyError
     assert (dataset_module.Spanner, reader_module.deepcopy) == before
     assert before[0] is Spanner
+
+
+def test_a_number_is_looked_for_by_opening_blocks_and_the_last_one_is_kept() -> None:
+    source = inspect.getsource(prefix)
+    assert source.count("SharedMemory(name") == 3
+    assert "return prefix_int, shm" in source
