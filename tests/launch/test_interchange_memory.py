@@ -38,6 +38,7 @@ def forget() -> None:
 
 
 def child(arguments: list[str], answer: "SimpleQueue[tuple[int, int]]") -> None:
+    torch.set_num_threads(1)  # OpenMP's threads did not come along in the fork, and would be waited for
     forget()
     before = memory("VmRSS")
     code = main(arguments)
