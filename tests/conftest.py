@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,15 @@ import yaml
 from data.manifest import DomainRecord, Manifest, ShardRecord, SplitRecord, TokenizerRecord, folder_of
 
 WriteRun = Callable[..., Path]
+
+
+def use_one_thread() -> None:
+    """In a forked child: OpenMP's threads stayed with the parent, and torch would wait for them for ever."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=use_one_thread)
 
 
 def split(samples: Sequence[int], max_seq_len: int) -> SplitRecord:
