@@ -13,9 +13,10 @@ from train.cache import cache_problems
 from train.curriculum.build import resolve_curriculum
 from train.errors import CurriculumError
 from train.initial_weights import initial_weights_problems, initial_weights_warnings
+from train.layout import rank_problems
 from train.machine import machine_problems
 from train.reader import RecipeSource, read_recipe
-from train.recipe import DatasetConfig, Recipe, dataset_problems, rank_problems
+from train.recipe import DatasetConfig, Recipe, dataset_problems
 from train.schema import Problem
 
 

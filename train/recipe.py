@@ -88,7 +88,19 @@ class SchedulerConfig:
 class ParallelConfig:
     """How a step is spread over ranks and fitted into their memory. None of it changes what is learned."""
 
+    data_parallel_shard: int | None = None  # ranks that share out one copy of the model; null: all of them
+    data_parallel_replicate: int = 1  # such groups of ranks, each with a copy of its own (HSDP)
+    expert_parallel: int = 1  # of data_parallel_shard: ranks that share out the experts and send each other tokens
+    reshard_after_forward: bool = True  # drop a block's gathered weights after its forward; gather again going backward
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"  # in which gradients are summed over ranks, with precision bf16
     activation_checkpointing: bool = False  # keep each block's input only and compute the rest again going backward
+    compile: bool = False  # torch.compile the attention half of each block; the first step then takes a minute
+
+    def problems(self) -> Iterator[Problem]:
+        for name in ("data_parallel_shard", "data_parallel_replicate", "expert_parallel"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield name, f"expected 1 or more, found {value}"
 
 
 @dataclass
@@ -158,6 +170,12 @@ class Recipe:
         flash = self.model.attn_implementation is AttentionImplementation.flash_attention_2
         if flash and self.precision == "fp32":
             yield "model.attn_implementation", "flash_attention_2 has no fp32: expected precision bf16, found fp32"
+        experts = self.model.ffn_config.moe_num_experts
+        if self.parallel.expert_parallel > 1 and experts % self.parallel.expert_parallel:
+            expected = f"expected a divisor of model.ffn_config.moe_num_experts ({experts})"
+            yield "parallel.expert_parallel", f"{expected}, found {self.parallel.expert_parallel}"
+        if self.parallel.reduce_dtype == "bf16" and self.precision == "fp32":
+            yield "parallel.reduce_dtype", "expected fp32, as precision says, found bf16"
         if self.model.max_seq_len < self.max_seq_len:
             expected = f"expected at least max_seq_len ({self.max_seq_len})"
             yield "model.max_seq_len", f"{expected}, found {self.model.max_seq_len}"
@@ -217,16 +235,6 @@ class Recipe:
         if time.unit == "dur":
             return time.value * self._exact_samples(self.max_duration)
         return time.to_samples(max_seq_len=self.max_seq_len, batch_size=self.global_train_batch_size)
-
-
-def rank_problems(recipe: Recipe, ranks: int) -> Iterator[Problem]:
-    """What does not divide over this many ranks."""
-    batch, micro = recipe.global_train_batch_size, recipe.device_train_microbatch_size
-    if batch % ranks:
-        yield "global_train_batch_size", f"expected a multiple of the number of ranks ({ranks}), found {batch}"
-    elif micro is not None and (batch // ranks) % micro:
-        found = f"a rank's share is {batch // ranks} samples ({batch} over {ranks} ranks)"
-        yield "device_train_microbatch_size", f"expected a divisor of a rank's share, found {micro}, where {found}"
 
 
 def dataset_problems(recipe: Recipe, manifest: Manifest) -> Iterator[Problem]:
