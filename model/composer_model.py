@@ -17,6 +17,7 @@ from model.router import Routing, load_balancing_loss, router_z_loss
 from model.statistics import StepStatistics, microbatch_statistics
 
 Batch = Mapping[str, Tensor]
+TARGETS_PER_SAMPLE = "targets_per_sample"  # in a batch, fp64 [B]: see `DbrxComposerModel.loss`
 
 
 class DbrxComposerModel(ComposerModel):
@@ -64,11 +65,19 @@ class DbrxComposerModel(ComposerModel):
 
         'cross_entropy' is the mean over the counted targets; 'load_balancing' and, if it has a weight, 'router_z' come
         weighted, as they enter the total.
+
+        Of a microbatch, 'targets_per_sample' says how many targets are counted in a sample, by the mean over the global
+        batch, and 'cross_entropy' is the sum over the microbatch's targets divided by that and by its samples: its mean
+        over the samples of all microbatches and ranks is then the mean over all counted targets, wherever they are.
         """
         assert outputs.token_loss is not None, "forward always passes targets"
         routing_losses = self._routing_losses(outputs.routings)
-        losses = {"cross_entropy": outputs.token_loss.mean, **routing_losses}
         targets_BT = self.targets(batch)
+        cross_entropy = outputs.token_loss.mean
+        if TARGETS_PER_SAMPLE in batch:
+            counted_B = (targets_BT != IGNORED).sum(dim=1) / batch[TARGETS_PER_SAMPLE]
+            cross_entropy = cross_entropy * counted_B.mean().float()
+        losses = {"cross_entropy": cross_entropy, **routing_losses}
         self.step_statistics.add(
             microbatch_statistics(outputs, targets_BT, batch["domain"], len(self.domains), **routing_losses)
         )

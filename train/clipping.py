@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 from composer import Algorithm, Event, Logger, State
-from torch.distributed.tensor import DTensor
+from composer.utils import dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
 
 
 class GradientClipping(Algorithm):
@@ -25,9 +30,37 @@ class GradientClipping(Algorithm):
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        total = torch.nn.utils.get_total_norm(gradients)
-        if isinstance(total, DTensor):
-            total = total.full_tensor()
-        self.norm = float(total)
+        self.norm = float(square_sums([gradients]).sum().sqrt())
         if self.limit is not None and self.norm > self.limit:
-            torch._foreach_mul_(gradients, self.limit / (self.norm + 1e-6))
+            torch._foreach_mul_([local(gradient) for gradient in gradients], self.limit / (self.norm + 1e-6))
+
+
+def square_sums(groups: Iterable[Iterable[Tensor]]) -> Tensor:
+    """fp64 [groups]: for each group of tensors the sum of their squares, over the shards of all ranks.
+
+    Tensors may be sharded over different meshes, as long as each mesh has all ranks; the same on every rank, to the
+    bit. A collective of one message.
+    """
+    sums = torch.stack([_local_square_sum(list(group)) for group in groups])
+    dist.all_reduce(sums, reduce_operation="SUM")
+    return sums
+
+
+def _local_square_sum(tensors: list[Tensor]) -> Tensor:
+    """fp64 scalar: this rank's part; of what several ranks hold, each has an equal part."""
+    norms = torch.stack(torch._foreach_norm([local(tensor) for tensor in tensors])).double()
+    holders = torch.tensor([_holders(tensor) for tensor in tensors], device=norms.device)
+    return (norms.square() / holders).sum()
+
+
+def _holders(tensor: Tensor) -> int:
+    """How many ranks hold each of its numbers."""
+    if not isinstance(tensor, DTensor):
+        return dist.get_world_size()
+    sizes = zip(tensor.placements, tensor.device_mesh.shape, strict=True)
+    return math.prod(size for placement, size in sizes if isinstance(placement, Replicate))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard of it, which shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

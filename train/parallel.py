@@ -1,47 +1,135 @@
-"""How the model is spread over ranks."""
+"""How the model is spread over ranks: the meshes, and FSDP2 and expert parallelism on them."""
 
 from __future__ import annotations
+
+import itertools
+from typing import NamedTuple, cast
 
 import torch
 from composer.core import Precision
 from composer.distributed.activation_checkpointing import generate_composer_model_check_fn
+from composer.distributed.fsdp2 import create_mixed_precision_policy
 from composer.distributed.fsdp2_utils import generate_composer_model_policy
 from composer.distributed.prepare_distributed import parallelize_model
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from model.block import Block
 from model.composer_model import DbrxComposerModel
+from model.dense import DenseFeedForward
+from model.experts.interface import Experts
 from model.router import Router
+from train.layout import Layout
 from train.recipe import ParallelConfig, Recipe
 
 
-def shard(model: DbrxComposerModel, precision: Precision, config: ParallelConfig | None = None) -> None:
-    """Shard a model that is on the meta device over all ranks, by FSDP2, on one rank too: there is one path.
+class Meshes(NamedTuple):
+    """Views of one mesh of replicate x efsdp x ep ranks.
 
-    It takes no memory yet: `model.initialise` says how to go on. The trainer would shard by itself, but would then take
-    memory on GPUs only, and draw weights before it loads others.
+    Attributes:
+        model: (shard) or, with replicas, (replicate, shard), where shard is efsdp x ep: all weights but the experts'.
+        experts: (efsdp) or (replicate, efsdp): over which FSDP2 shards the experts that a rank keeps.
+        ep: the ranks that share out the experts.
+    """
+
+    model: DeviceMesh
+    experts: DeviceMesh
+    ep: DeviceMesh
+
+
+def build_meshes(layout: Layout) -> Meshes:
+    """The meshes of the world, which has as many ranks as the layout. A collective."""
+    names = ("replicate", "efsdp", "ep")
+    mesh = init_device_mesh(device_of_rank().type, (layout.replicate, layout.efsdp, layout.ep), mesh_dim_names=names)
+    shard = mesh["efsdp", "ep"]._flatten("shard")
+    if layout.replicate == 1:
+        return Meshes(shard, mesh["efsdp"], mesh["ep"])
+    return Meshes(mesh["replicate", "shard"], mesh["replicate", "efsdp"], mesh["ep"])
+
+
+def shard(
+    model: DbrxComposerModel, precision: Precision, config: ParallelConfig | None = None, layout: Layout | None = None
+) -> None:
+    """Spread a model that is on the meta device over all ranks, on one rank too: there is one path.
+
+    The layout is by default FSDP over all of them. The model takes no memory yet: `model.initialise` says how to go on.
+    The trainer would shard by itself, but over one mesh only, and would take memory before it loads weights.
 
     With activation checkpointing a block keeps its input alone, and computes the rest again in the backward pass, with
     the same dropout and jitter. Its routing comes from the first time only, so that nothing is counted twice.
     """
-    again = config is not None and config.activation_checkpointing
-    mesh = init_device_mesh(device_of_rank().type, (dist.get_world_size(),))
-    for router in [module for module in model.modules() if isinstance(module, Router)]:
-        # By itself and in fp32: with the rest of its block FSDP2 would give it weights in bf16.
-        fully_shard(router, mesh=mesh)
+    config = config or ParallelConfig()
+    meshes = build_meshes(layout or Layout(1, dist.get_world_size(), 1))
+    if config.compile:
+        compile_dense_parts(model)
+    shard_apart(model, precision, config, meshes)
+    again = config.activation_checkpointing
     parallelize_model(
         model,
-        FSDP2Config(device_mesh=mesh, activation_checkpointing=again),
+        FSDP2Config(
+            device_mesh=meshes.model,
+            reshard_after_forward=config.reshard_after_forward,
+            activation_checkpointing=again,
+            mixed_precision=reductions(config),
+        ),
         precision=precision,
         fsdp_wrap_policy=generate_composer_model_policy(model),
         activation_checkpointing_check_fn=generate_composer_model_check_fn(model) if again else None,
     )
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module._fsdp_wrap = False  # type: ignore[assignment]  # the trainer asks, and leaves it as it is
+    prefetch(model)
+    for module in sharded(model):
+        module._fsdp_wrap = False  # type: ignore[attr-defined]  # the trainer asks, and leaves it as it is
+
+
+def shard_apart(model: DbrxComposerModel, precision: Precision, config: ParallelConfig, meshes: Meshes) -> None:
+    """Shard what does not go with the rest of its block: routers, and experts that ranks share out."""
+    for module in list(model.modules()):
+        if isinstance(module, Router):
+            # In fp32: with the rest of its block FSDP2 would give it weights in bf16.
+            fully_shard(module, mesh=meshes.model, reshard_after_forward=config.reshard_after_forward)
+        elif isinstance(module, Experts) and meshes.ep.size() > 1:
+            module.parallelise(meshes.ep)
+            fully_shard(
+                module,
+                mesh=meshes.experts,
+                reshard_after_forward=config.reshard_after_forward,
+                mp_policy=create_mixed_precision_policy(precision, reductions(config)),
+            )
+
+
+def prefetch(model: DbrxComposerModel) -> None:
+    """Have each block's weights gathered while the one before it computes, and going backward the one after it.
+
+    FSDP2 does so by itself as long as the CPU runs ahead of the GPU, but experts wait for the numbers of tokens that
+    they are sent, and with them the CPU does.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for before, after in itertools.pairwise(blocks):
+        cast(FSDPModule, before).set_modules_to_forward_prefetch(sharded(after))
+        cast(FSDPModule, after).set_modules_to_backward_prefetch(sharded(before))
+
+
+def sharded(module: torch.nn.Module) -> list[FSDPModule]:
+    """The units of FSDP2 in a module: itself first, if it is one."""
+    return [part for part in module.modules() if isinstance(part, FSDPModule)]
+
+
+def compile_dense_parts(model: DbrxComposerModel) -> None:
+    """Compile what has static shapes: the attention half of each block, and dense units. The experts have kernels of
+    their own, and rows in numbers that change with every batch."""
+    for module in list(model.modules()):
+        if isinstance(module, Block):
+            module.norm_attn_norm.compile()
+        elif isinstance(module, DenseFeedForward):
+            module.compile()
+
+
+def reductions(config: ParallelConfig) -> str:
+    """In Composer's words, in which precision gradients are summed over ranks."""
+    return "PURE" if config.reduce_dtype == "bf16" else "DEFAULT"
 
 
 def device_of_rank() -> torch.device:

@@ -35,8 +35,10 @@ from train.checkpoint_contents import Contents, dataset_tokenizer
 from train.checkpoint_files import newest_checkpoint, steps_of
 from train.clipping import GradientClipping
 from train.console import Console
+from train.counted_targets import CountTargets
 from train.history import History
 from train.initial_weights import weights_to_begin_with
+from train.layout import Layout
 from train.learning_rate import LearningRate
 from train.optim import build_optimizer
 from train.parallel import device_of_rank, parallelism, parameter_bytes, precision, shard
@@ -101,7 +103,7 @@ def build_trainer(
     device = build_device()
     dist.initialize_dist(device, timeout=recipe.dist_timeout)
     model = build_model(recipe, manifest, plan)
-    shard(model, precision(recipe), recipe.parallel)
+    shard(model, precision(recipe), recipe.parallel, Layout.of(recipe, dist.get_world_size()))
     count = count_parameters(recipe.model)
     console.say(
         f"model: {short(count.total)} parameters, {short(count.active)} of them active in a token, "
@@ -139,7 +141,7 @@ def build_trainer(
         eval_interval=evaluate_every(recipe.interval_steps(recipe.eval_interval)),
         max_duration=f"{recipe.end}sp",
         optimizers=build_optimizer(model, recipe.optimizer),
-        algorithms=clipping,
+        algorithms=[CountTargets(model), clipping],
         callbacks=[
             StepSeed(recipe.seed),
             LearningRate(recipe),
