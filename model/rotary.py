@@ -84,6 +84,10 @@ def _kept_by_llama3(plain_R: Tensor, rope: RopeParameters) -> Tensor:
 
 def rotate(x_BTXC: Tensor, cos_T1R: Tensor, sin_T1R: Tensor) -> Tensor:
     """Turns channel pair (r, r + R) of each head by its position's angle; same shape and dtype."""
+    if torch.compiler.is_compiling():  # it fuses the plain formula, and can't follow writes into a slice
+        first_BTXR, second_BTXR = x_BTXC.chunk(2, dim=-1)
+        y_first = first_BTXR * cos_T1R - second_BTXR * sin_T1R
+        return torch.cat([y_first, second_BTXR * cos_T1R + first_BTXR * sin_T1R], dim=-1).to(x_BTXC.dtype)
     return _Rotate.apply(x_BTXC, cos_T1R, sin_T1R)
 
 

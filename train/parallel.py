@@ -117,14 +117,14 @@ def sharded(module: torch.nn.Module) -> list[FSDPModule]:
     return [part for part in module.modules() if isinstance(part, FSDPModule)]
 
 
-def compile_dense_parts(model: DbrxComposerModel) -> None:
+def compile_dense_parts(model: DbrxComposerModel, backend: str = "inductor") -> None:
     """Compile what has static shapes: the attention half of each block, and dense units. The experts have kernels of
     their own, and rows in numbers that change with every batch."""
     for module in list(model.modules()):
         if isinstance(module, Block):
-            module.norm_attn_norm.compile()
+            module.norm_attn_norm.compile(backend=backend)
         elif isinstance(module, DenseFeedForward):
-            module.compile()
+            module.compile(backend=backend)
 
 
 def reductions(config: ParallelConfig) -> str:

@@ -35,8 +35,6 @@ from train.optim import build_optimizer
 from train.parallel import parallelism, shard
 from train.recipe import OptimizerConfig, ParallelConfig
 
-import triton_on_cpu
-
 BATCH, VOCABULARY = 8, 40
 SEED = 7
 # Triton's interpreter takes seconds for a step of a hundred tokens.
@@ -97,12 +95,12 @@ def model_config(kind: str) -> ModelConfig:
     )
 
 
-def samples(kind: str, steps: int) -> list[dict[str, Any]]:
+def samples(kind: str) -> list[dict[str, Any]]:
     """Those of a run. They are padded, each from another token on, so that microbatches and ranks hold
     different numbers of targets."""
     generator, T = torch.Generator().manual_seed(11), TOKENS[kind]
-    tokens = torch.randint(1, VOCABULARY, (steps * BATCH, T), generator=generator)
-    length = torch.randint(2, T + 1, (steps * BATCH, 1), generator=generator)
+    tokens = torch.randint(1, VOCABULARY, (STEPS[kind] * BATCH, T), generator=generator)
+    length = torch.randint(2, T + 1, (STEPS[kind] * BATCH, 1), generator=generator)
     tokens[torch.arange(T).expand_as(tokens) >= length] = 0
     return [{"tokens": row.numpy(), "domain": number % 2} for number, row in enumerate(tokens)]
 
@@ -160,9 +158,7 @@ def run(case: Case) -> dict[str, Any]:
     materialise(model, "cpu")
     initialise(model.model, config, SEED)
     share = BATCH // ranks
-    mine = [
-        sample for number, sample in enumerate(samples(case.kind, STEPS[case.kind])) if number % BATCH // share == rank
-    ]
+    mine = [sample for number, sample in enumerate(samples(case.kind)) if number % BATCH // share == rank]
     clipping, gradients = GradientClipping(OPTIMIZER.clip_norm), Gradients()
     losses = Losses(model, clipping)
     trainer = Trainer(
@@ -170,7 +166,7 @@ def run(case: Case) -> dict[str, Any]:
         train_dataloader=data_spec(DataLoader(Share(mine), batch_size=share)),
         max_duration=f"{STEPS[case.kind]}ba",
         optimizers=build_optimizer(model, OPTIMIZER),
-        algorithms=[CountTargets(model), gradients, clipping],
+        algorithms=[CountTargets(model), clipping, gradients],  # after a batch the last one comes first
         callbacks=losses,
         parallelism_config=parallelism(),
         device="cpu",
@@ -205,6 +201,8 @@ def rank_of_world(rank: int, ranks: int, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
+    import triton_on_cpu  # beside the model's tests
+
     triton_on_cpu.install()
     for ranks in CASES:
         (folder / "store").unlink(missing_ok=True)
