@@ -88,6 +88,10 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.set_defaults(run=run_prepare)
 
     plan = add_command(commands, "plan", "say what a run will read, without running it", "yamls/demo/pretrain.yaml")
+    plan.add_argument(
+        "-n", "--ranks", metavar="N", type=at_least_one, help="ranks that will train it (default: the recipe's fewest)"
+    )
+    plan.add_argument("--memory", metavar="SIZE", help="of each rank's device, such as 80gb: is it enough?")
     plan.add_argument("--json", action="store_true", help="print JSON; with --samples, a line for each")
     plan.add_argument(
         "--samples",
@@ -220,7 +224,13 @@ def run_plan(options: argparse.Namespace) -> int:
     from launch.plan import plan_command
 
     return plan_command(
-        options.recipe, options.overrides, as_json=options.json, samples=options.samples, html=options.html
+        options.recipe,
+        options.overrides,
+        ranks=options.ranks,
+        memory=options.memory,
+        as_json=options.json,
+        samples=options.samples,
+        html=options.html,
     )
 
 

@@ -63,7 +63,7 @@ def launch_local(path: Path, overrides: Sequence[str], count: int | None) -> int
         raise RecipeError(f"-n: expected 1 or more, found {count}")
     os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(count)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    recipe, manifest = read_run(path, overrides)
+    recipe, manifest = read_run(path, overrides, count, here=True)
     run = RunDirectory.of(recipe)
     run.check_same_run(recipe, manifest)
     say(f"loading torch and Composer for {count} ranks; logs: {run.path / 'logs'}")

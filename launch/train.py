@@ -16,7 +16,7 @@ from train.run_directory import RunDirectory
 def train_command(path: Path, overrides: Sequence[str]) -> int:
     """Train the recipe at `path`. Returns the exit code."""
     faulthandler.register(signal.SIGUSR1, file=2)  # where is it? each thread's stack, on stderr
-    recipe, manifest = read_run(path, overrides, here=True)
+    recipe, manifest = read_run(path, overrides, int(os.environ.get("WORLD_SIZE", "1")), here=True)
     run = RunDirectory.of(recipe)
     run.check_same_run(recipe, manifest)
     plan, history = continue_run(run, recipe, manifest)

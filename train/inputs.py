@@ -13,17 +13,20 @@ from train.cache import cache_problems
 from train.curriculum.build import resolve_curriculum
 from train.errors import CurriculumError
 from train.initial_weights import initial_weights_problems, initial_weights_warnings
-from train.layout import rank_problems
+from train.layout import fewest_ranks, rank_problems
 from train.machine import machine_problems
 from train.reader import RecipeSource, read_recipe
 from train.recipe import DatasetConfig, Recipe, dataset_problems
 from train.schema import Problem
 
 
-def read_run(path: Path, overrides: Sequence[str], here: bool = False) -> tuple[Recipe, Manifest]:
+def read_run(
+    path: Path, overrides: Sequence[str], ranks: int | None = None, here: bool = False
+) -> tuple[Recipe, Manifest]:
     """The recipe at `path` and the manifest of its dataset; every rank reads the same.
 
-    `here` says that it is to be trained on this machine and not only looked at.
+    `ranks` is their number; None for `default_ranks`. `here` says that it is to be trained on this machine and not only
+    looked at.
 
     Raises:
         RecipeError: the recipe is wrong, or asks for what the dataset, the number of ranks or the machine does not
@@ -36,7 +39,7 @@ def read_run(path: Path, overrides: Sequence[str], here: bool = False) -> tuple[
     manifest = open_dataset(source, recipe.dataset)
     source.raise_first(dataset_problems(recipe, manifest))
     source.raise_first(initial_weights_problems(recipe, manifest))
-    source.raise_first(rank_problems(recipe, int(os.environ.get("WORLD_SIZE", "1"))))
+    source.raise_first(rank_problems(recipe, ranks or default_ranks(recipe)))
     try:
         domains = resolve_curriculum(recipe, manifest).schedule.domains
     except CurriculumError as error:
@@ -44,6 +47,11 @@ def read_run(path: Path, overrides: Sequence[str], here: bool = False) -> tuple[
     source.raise_first(cache_problems(recipe.dataset.cache_bytes, manifest, domains))
     warn(source, [*curriculum_warnings(recipe), *initial_weights_warnings(recipe)])
     return recipe, manifest
+
+
+def default_ranks(recipe: Recipe) -> int:
+    """As many ranks as this is one of, or where it is none, the fewest that the recipe allows."""
+    return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else fewest_ranks(recipe)
 
 
 def open_dataset(source: RecipeSource, dataset: DatasetConfig) -> Manifest:

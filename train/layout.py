@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from model.config import ExpertsImplementation
 from train.recipe import Recipe
 from train.schema import Problem
+
+SLOT_ELEMENTS = 2**31  # of [token-expert pairs, d_model]; model/experts/megablocks_experts.py says why
 
 
 @dataclass(frozen=True)
@@ -41,37 +45,71 @@ class Layout:
         return cls(parallel.data_parallel_replicate, shard // parallel.expert_parallel, parallel.expert_parallel)
 
 
+def fewest_ranks(recipe: Recipe) -> int:
+    """The smallest number of ranks that the recipe's parallel block allows."""
+    parallel = recipe.parallel
+    return parallel.data_parallel_replicate * (parallel.data_parallel_shard or parallel.expert_parallel)
+
+
 def layout_problems(recipe: Recipe, ranks: int) -> Iterator[Problem]:
     """What can't be arranged on this many ranks."""
     parallel = recipe.parallel
     replicate, shard, ep = parallel.data_parallel_replicate, parallel.data_parallel_shard, parallel.expert_parallel
-    if shard is None and ranks % replicate:
-        yield (
-            "parallel.data_parallel_replicate",
-            f"expected a divisor of the number of ranks ({ranks}), found {replicate}",
-        )
+    if ranks % replicate:
+        expected = f"expected a divisor of the number of ranks ({ranks})"
+        yield "parallel.data_parallel_replicate", f"{expected}, found {replicate}{divisors_near(ranks, replicate)}"
         return
-    if shard is not None and replicate * shard != ranks:
-        expected = f"expected {ranks / replicate:g}, for data_parallel_replicate x data_parallel_shard is the number"
+    if shard not in (None, ranks // replicate):
+        expected = f"expected {ranks // replicate}, for data_parallel_replicate x data_parallel_shard is the number"
         yield "parallel.data_parallel_shard", f"{expected} of ranks ({replicate} x {shard} is not {ranks})"
         return
     shard = ranks // replicate
     if shard % ep:
         expected = f"expected a divisor of data_parallel_shard ({shard} on {ranks} ranks)"
-        yield "parallel.expert_parallel", f"{expected}, found {ep}"
+        both = math.gcd(shard, recipe.model.ffn_config.moe_num_experts)  # and of the experts
+        yield "parallel.expert_parallel", f"{expected}, found {ep}{divisors_near(both, ep)}"
 
 
 def batch_problems(recipe: Recipe, ranks: int) -> Iterator[Problem]:
-    """What of the batch does not divide over this many ranks."""
+    """What of the batch does not divide over this many ranks, or is too much at once."""
     batch, micro = recipe.global_train_batch_size, recipe.device_train_microbatch_size
     if batch % ranks:
-        yield "global_train_batch_size", f"expected a multiple of the number of ranks ({ranks}), found {batch}"
-    elif micro is not None and (batch // ranks) % micro:
-        found = f"a rank's share is {batch // ranks} samples ({batch} over {ranks} ranks)"
-        yield "device_train_microbatch_size", f"expected a divisor of a rank's share, found {micro}, where {found}"
+        expected = f"expected a multiple of the number of ranks ({ranks})"
+        yield "global_train_batch_size", f"{expected}, found {batch}{multiples_near(ranks, batch)}"
+        return
+    share = batch // ranks
+    if micro is not None and share % micro:
+        found = f"a rank's share is {share} samples ({batch} over {ranks} ranks)"
+        expected = f"expected a divisor of a rank's share, found {micro}, where {found}"
+        yield "device_train_microbatch_size", f"{expected}{divisors_near(share, micro)}"
+    elif recipe.model.experts is ExpertsImplementation.megablocks:
+        yield from slot_problems(recipe, micro or share)
+
+
+def slot_problems(recipe: Recipe, micro: int) -> Iterator[Problem]:
+    """MegaBlocks' kernels count the elements of a microbatch's token-expert pairs in 32 bits."""
+    width = recipe.max_seq_len * recipe.model.ffn_config.moe_top_k * recipe.model.d_model
+    if micro * width >= SLOT_ELEMENTS:
+        most = (SLOT_ELEMENTS - 1) // width
+        expected = f"expected at most {most}" if most else "expected a shorter max_seq_len"
+        limit = "max_seq_len x moe_top_k x d_model elements of each sample's token-expert pairs must stay below 2^31"
+        yield "device_train_microbatch_size", f"{expected} with megablocks experts, found {micro}: {limit} in all"
 
 
 def rank_problems(recipe: Recipe, ranks: int) -> Iterator[Problem]:
     """What does not divide over this many ranks."""
     yield from batch_problems(recipe, ranks)
     yield from layout_problems(recipe, ranks)
+
+
+def divisors_near(of: int, number: int) -> str:
+    """`; 2 and 4 would do`: the divisors on both sides of a number that is none."""
+    below = max(divisor for divisor in range(1, min(of, number) + 1) if of % divisor == 0)
+    above = next((divisor for divisor in range(number + 1, of + 1) if of % divisor == 0), None)
+    return f"; {below} would do" if above is None else f"; {below} and {above} would do"
+
+
+def multiples_near(of: int, number: int) -> str:
+    """`; 8 and 12 would do`: the multiples on both sides of a number that is none."""
+    below = number // of * of
+    return f"; {below + of} would do" if below == 0 else f"; {below} and {below + of} would do"

@@ -72,7 +72,9 @@ def fit(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: R
     steps = run.steps_done() + math.ceil((recipe.end - history.samples) / recipe.global_train_batch_size)
     console = Console(recipe.interval_steps(recipe.log_interval), steps, plan.domains)
     if dist.get_global_rank() == 0:
-        run.describe(recipe, manifest, summarise(recipe, manifest, plan, patient(console.say)))
+        run.describe(
+            recipe, manifest, summarise(recipe, manifest, plan, dist.get_world_size(), say=patient(console.say))
+        )
     if checkpoint:
         console.say(f"going on from {checkpoint}, at step {steps_of(checkpoint):,}")
     console.say(

@@ -13,10 +13,11 @@ from data.manifest import Manifest
 from data.mixture.plan import Plan
 from launch.plan.samples import print_samples, read_range
 from launch.plan.tables import show
+from train.cache import parse_size
 from train.curriculum.build import build_plan
 from train.errors import RecipeError
 from train.history import continue_run
-from train.inputs import read_run
+from train.inputs import default_ranks, read_run
 from train.patience import patient, silent
 from train.plan.page import write_page
 from train.plan.summary import count_ahead, summarise
@@ -24,10 +25,21 @@ from train.recipe import Recipe
 from train.run_directory import RunDirectory
 
 
-def plan_command(path: Path, overrides: Sequence[str], *, as_json: bool, samples: str | None, html: str | None) -> int:
+def plan_command(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    ranks: int | None = None,
+    memory: str | None = None,
+    as_json: bool = False,
+    samples: str | None = None,
+    html: str | None = None,
+) -> int:
     """Say what the recipe at `path` will read. Returns the exit code.
 
     Args:
+        ranks: that will train it; None for `default_ranks`.
+        memory: of the device of each, such as 80gb.
         as_json: for programs.
         samples: `A:B`; list these samples instead.
         html: write a page to this file instead; "" for RUN_DIR/plan.html.
@@ -37,7 +49,8 @@ def plan_command(path: Path, overrides: Sequence[str], *, as_json: bool, samples
     """
     if html is not None and (as_json or samples):
         raise RecipeError("--html writes a page and prints nothing else; leave out --json and --samples")
-    recipe, manifest = read_run(path, overrides)
+    limit = None if memory is None else read_memory(memory)
+    recipe, manifest = read_run(path, overrides, ranks)
     plan = plan_of(recipe, manifest)
     say = patient(lambda line: print(f"plan: {line}", file=sys.stderr, flush=True))
     if samples is not None:
@@ -45,7 +58,7 @@ def plan_command(path: Path, overrides: Sequence[str], *, as_json: bool, samples
         count_ahead(plan, recipe, start, say)
         print_samples(plan, start, stop, as_json=as_json, say=silent if sys.stdout.isatty() else say)
         return 0
-    summary = summarise(recipe, manifest, plan, say)
+    summary = summarise(recipe, manifest, plan, ranks or default_ranks(recipe), limit, say)
     if html is not None:
         page = Path(html) if html else RunDirectory.of(recipe).path / "plan.html"
         write_page(page, recipe, plan, summary)
@@ -55,6 +68,13 @@ def plan_command(path: Path, overrides: Sequence[str], *, as_json: bool, samples
     else:
         show(summary, plan, Console(highlight=False, markup=False))
     return 0
+
+
+def read_memory(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise RecipeError(f"--memory: {error}") from None
 
 
 def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:

@@ -11,6 +11,9 @@ from rich.text import Text
 
 from data.mixture.plan import Plan
 from launch.plan.drawing import draw_mixture
+from train.memory.moments import PARTS
+from train.plan.memory import memory_notes
+from train.plan.ranks import grid, in_words, listed
 from train.plan.summary import shown_spans
 from train.words import byte_count, change, join_words, short
 
@@ -36,6 +39,7 @@ def heading(summary: Summary) -> Text:
         (summary["run_name"], "bold"),
         f"\n  {short(summary['tokens'])} tokens in {summary['steps']:,} steps of {summary['tokens_per_step']:,}",
         f"\n  a model of {parameters} parameters, {active} active for a token",
+        *(f"\n  {line}" for line in in_words(summary["layout"])),
     )
 
 
@@ -45,6 +49,10 @@ def tables(summary: Summary) -> Iterator[Table]:
         yield repeats_table(summary["domains"])
     yield spans_table(shown_spans(summary))
     yield shards_table(summary["shards"])
+    if summary["layout"]["ranks"] > 1:
+        yield ranks_table(summary["layout"])
+        yield groups_table(summary["layout"])
+    yield memory_table(summary["memory"])
 
 
 def totals_table(summary: Summary) -> Table:
@@ -97,9 +105,34 @@ def shards_table(shards: dict[str, Any]) -> Table:
     return table
 
 
+def ranks_table(layout: dict[str, Any]) -> Table:
+    """The mesh."""
+    columns, rows = grid(layout)
+    table = plain(whole("ranks by experts"), *map(right, columns))
+    for name, cells in rows:
+        table.add_row(name, *cells)
+    return table
+
+
+def groups_table(layout: dict[str, Any]) -> Table:
+    table = plain("shared by", right("groups"), right("of ranks"), "such as")
+    for group in layout["groups"]:
+        table.add_row(group["what"], f"{group['groups']:,}", f"{group['size']:,}", listed(group["first"]))
+    return table
+
+
+def memory_table(memory: dict[str, Any]) -> Table:
+    table = plain("memory of a rank, predicted", right("at the most"))
+    for part, size in memory["parts"].items():
+        if size:
+            table.add_row(PARTS[part], byte_count(size))
+    table.add_row("in all", byte_count(memory["bytes"]))
+    return table
+
+
 def last_words(summary: Summary) -> Text:
     """What the reader must not miss."""
-    lines = []
+    lines = [Text(line) for line in memory_notes(summary["memory"])]
     shards = summary["shards"]
     missing = f"{byte_count(shards['bytes_to_download'])} to download from {shards['remote']}, to each node"
     lines.append(Text(missing if shards["bytes_to_download"] else "nothing to download"))

@@ -189,10 +189,10 @@ def test_flash_attention_where_it_is_missing(workshop: SimpleNamespace, monkeypa
     with pytest.raises(RecipeError, match="flash-attn package, which is not installed"):
         read_run(workshop.recipe, flash, here=True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(RecipeError, match="needs a GPU, and there is none"):
         read_run(workshop.recipe, flash, here=True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     read_run(workshop.recipe, flash, here=True)
 
 

@@ -29,7 +29,7 @@ WriteRun = Callable[..., Path]
 def summary_of(path: Path, *overrides: str) -> tuple[dict[str, Any], Plan]:
     recipe, manifest = read_run(path, overrides)
     plan = build_plan(recipe, manifest)
-    return summarise(recipe, manifest, plan), plan
+    return summarise(recipe, manifest, plan, 1), plan
 
 
 def test_totals_and_spans_are_the_samples_counted(write_run: WriteRun) -> None:

@@ -6,10 +6,14 @@ import html
 from typing import Any
 
 from data.mixture.plan import Plan
+from train.cache import size_in_words
+from train.memory.moments import PARTS
 from train.page.figure import colour_of
 from train.page.shell import Card, Section
 from train.page.tables import table
 from train.plan import figures
+from train.plan.memory import memory_notes
+from train.plan.ranks import grid, in_words, listed
 from train.plan.summary import shown_spans
 from train.reader import to_yaml
 from train.recipe import Recipe
@@ -28,6 +32,8 @@ def sections(recipe: Recipe, plan: Plan, summary: Summary) -> list[Section]:
         repeats(summary),
         spans(summary),
         shards(recipe, summary),
+        ranks(summary),
+        memory(summary),
         identity(recipe, summary),
     ]
     return [mind(summary), *parts] if summary["warnings"] else parts
@@ -153,6 +159,35 @@ def shards(recipe: Recipe, summary: Summary) -> Section:
     ]
     columns = ["domain", "shards", "size", "to download"]
     return Section("shards", "What is read?", answer, below=table("Shards to read", columns, rows))
+
+
+def ranks(summary: Summary) -> Section:
+    """The mesh, and who shares what."""
+    layout = summary["layout"]
+    answer = sentences([*in_words(layout)])
+    columns, rows = grid(layout)
+    shared = [
+        (group["what"], [f"{group['groups']:,}", f"{group['size']:,}", listed(group["first"])])
+        for group in layout["groups"]
+    ]
+    below = table("Ranks, by the experts that they hold", ["experts", *columns], rows)
+    if shared:
+        below += table("What ranks share", ["what", "groups", "of ranks", "such as"], shared)
+    return Section("ranks", "On which ranks?", answer, below=f'<div class="plots">{below}</div>')
+
+
+def memory(summary: Summary) -> Section:
+    """What a rank needs at its worst moment."""
+    needed = summary["memory"]
+    limit = "" if needed["limit"] is None else f", of {size_in_words(needed['limit'])}"
+    answer = f"{byte_count(needed['bytes'])}{limit}. {sentences(memory_notes(needed))}"
+    rows = [
+        (html.escape(name), [byte_count(needed["parts"][part]), f"{needed['parts'][part] / needed['bytes']:.1%}"])
+        for part, name in PARTS.items()
+        if needed["parts"][part]
+    ]
+    columns = ["what", "size", "share"]
+    return Section("memory", "How much memory does a rank need?", answer, below=table("At the most", columns, rows))
 
 
 def identity(recipe: Recipe, summary: Summary) -> Section:

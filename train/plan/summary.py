@@ -13,7 +13,9 @@ from data.mixture.plan import Plan
 from model.flops import count_parameters
 from train.curriculum.build import Exhaustion, exhaustions
 from train.patience import Say, silent
+from train.plan.memory import memory_warnings, predicted_memory
 from train.plan.places import place_of
+from train.plan.ranks import arrangement
 from train.plan.repeats import repeats
 from train.plan.shards import shards_to_read
 from train.plan.warnings import cache_warnings, warnings
@@ -23,14 +25,22 @@ from train.words import short
 STRETCHES = 50  # that the samples are counted in, so that something can be said on the way
 
 
-def summarise(recipe: Recipe, manifest: Manifest, plan: Plan, say: Say = silent) -> dict[str, Any]:
-    """What a run of this recipe will read: totals, domains, spans, repeats, shards. `say` hears how far it is."""
+def summarise(
+    recipe: Recipe, manifest: Manifest, plan: Plan, ranks: int, memory: int | None = None, say: Say = silent
+) -> dict[str, Any]:
+    """What a run of this recipe will read (totals, domains, spans, repeats, shards), and what each of its ranks does.
+
+    Args:
+        memory: bytes of the device of a rank, if they are known.
+        say: hears how far it is.
+    """
     parameters = count_parameters(recipe.model)
     used_up = exhaustions(recipe, manifest)
     count_ahead(plan, recipe, recipe.end, say)
     delivered = plan.delivered(recipe.end).tolist()
     domains = domain_totals(plan, recipe, delivered, say)
     shards = shards_to_read(recipe, manifest, plan, delivered)
+    needed = predicted_memory(recipe, ranks, memory)
     return {
         "run_name": recipe.run_name,
         "dataset": manifest.fingerprint,
@@ -41,6 +51,8 @@ def summarise(recipe: Recipe, manifest: Manifest, plan: Plan, say: Say = silent)
         "tokens_per_step": recipe.step_tokens,
         "parameters": parameters.total,
         "active_parameters": parameters.active,
+        "layout": arrangement(recipe, ranks),
+        "memory": needed,
         "anchors": [
             {**place_of(recipe, at), "ramp": ramp, "weights": by_domain(plan, plan.weights(at))}
             for at, ramp in anchors(recipe)
@@ -54,7 +66,7 @@ def summarise(recipe: Recipe, manifest: Manifest, plan: Plan, say: Say = silent)
             {"domain": gone.domain, "max_epochs": gone.max_epochs, **place_of(recipe, gone.sample)} for gone in used_up
         ],
         "shards": shards,
-        "warnings": [*warnings(recipe, used_up), *cache_warnings(recipe, domains, shards)],
+        "warnings": [*warnings(recipe, used_up), *cache_warnings(recipe, domains, shards), *memory_warnings(needed)],
     }
 
 

@@ -1,0 +1,44 @@
+"""The memory of a rank, predicted, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from train.cache import size_in_words
+from train.layout import Layout
+from train.memory.moments import moments
+from train.memory.work import Work
+from train.recipe import Recipe
+from train.words import byte_count
+
+
+def predicted_memory(recipe: Recipe, ranks: int, limit: int | None) -> dict[str, Any]:
+    """Bytes of rank 0 at the worst moment of a step, by what takes them; `limit` is what its device has."""
+    work = Work.of(recipe, Layout.of(recipe, ranks))
+    worst = max(moments(work), key=lambda moment: moment.total)
+    return {
+        "bytes": worst.total,
+        "moment": worst.name,
+        "parts": worst.parts,
+        "device": "gpu" if work.gpu else "cpu",
+        "limit": limit,
+    }
+
+
+def memory_warnings(memory: dict[str, Any]) -> Iterator[str]:
+    """A sentence if it will not fit."""
+    limit = memory["limit"]
+    if limit is not None and memory["bytes"] > limit:
+        needed = f"a rank needs {byte_count(memory['bytes'])} by prediction"
+        less = "more ranks, a smaller device_train_microbatch_size or parallel.activation_checkpointing need less"
+        yield f"{needed}, more than the {size_in_words(limit)} of --memory: {less}"
+
+
+def memory_notes(memory: dict[str, Any]) -> list[str]:
+    """When that is, and what it leaves out."""
+    libraries = "CUDA and NCCL" if memory["device"] == "gpu" else "libraries"
+    return [
+        f"memory is highest in {memory['moment']}",
+        f"balanced routing assumed; {libraries} come on top",
+    ]
