@@ -144,7 +144,7 @@ def train_steps(case: Case) -> None:
 
     config = case.model
     model = DbrxComposerModel(config, ["web"], end_of_text=0, device="meta")
-    shard(model, Precision.FP32, case.parallel)
+    shard(model, Precision.FP32, case.parallel, case.layout)
     materialise(model, "cpu")
     initialise(model.model, config, 0)
     optimizer = build_optimizer(model, OptimizerConfig())

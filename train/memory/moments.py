@@ -9,11 +9,18 @@ holds. Routing is taken as balanced: a rank that is sent more than its share of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from train.memory.activations import kept_activations, layer_activations, outer_activations
-from train.memory.parameters import Unit, layer_units, parameter_bytes, root_unit
+from train.memory.activations import (
+    attention_activations,
+    kept_activations,
+    layer_activations,
+    outer_activations,
+    routing_activations,
+)
+from train.memory.parameters import Unit, expert_shapes, layer_units, parameter_bytes, root_unit
 from train.memory.work import FP32, Work
 
 PARTS = {
@@ -84,42 +91,74 @@ def forward_end(work: Work) -> Iterator[Moment]:
 
 def backward(work: Work) -> Iterator[Moment]:
     """Block by block, from the last to the first: activations go and gradients come."""
-    model = work.model
-    root = root_unit(work)
-    around = root.whole * work.width  # embedding and head stay gathered until the end
-    head_gradient = model.vocab_size * model.d_model * work.width
     before = [0]
-    for layer in range(model.n_layers):
+    for layer in range(work.model.n_layers):
         before.append(before[-1] + kept_activations(work, layer))
-    for layer in reversed(range(model.n_layers)):
+    for layer in reversed(range(work.model.n_layers)):
+        around = around_block(work, layer)
         units = layer_units(work, layer)
-        whole = sum(unit.whole for unit in units) * work.width
-        done = sum(unit.held for later in range(layer + 1, model.n_layers) for unit in layer_units(work, later))
-        gradients = max(earlier_gradients(work), FP32 * done)
-        kept = 0 if work.parallel.reshard_after_forward else blocks_gathered(work, layer)
-        following = flat(layer_units(work, layer - 1)[0], work) if layer else 0
-        name = f"the backward pass of block {layer}"
-        yield Moment(
-            name,
-            {
-                "gradients": gradients,
-                "gathered": around + whole + kept,
-                "whole_gradients": head_gradient + units[-1].whole * work.width,
-                "messages": following,
-                "activations": before[layer] + layer_activations(work, layer) + 2 * work.stream,
-                "exchange": exchange(work),
-            },
-        )
+        yield whole_block(work, layer, before[layer], around)
+        if len(units) == 3:
+            yield experts_reduction(work, layer, before[layer], around)
+            units = units[:2]
         yield Moment(
             f"the reduction of block {layer}",
             {
-                "gradients": gradients,
-                "gathered": around + kept,
-                "whole_gradients": head_gradient + whole,
-                "messages": following + reduction(units, work),
+                **around,
+                "whole_gradients": around["whole_gradients"] + gathered(units, work),
+                "messages": around["messages"] + reduction(units, work),
                 "activations": before[layer] + work.stream,
             },
         )
+
+
+def around_block(work: Work, layer: int) -> dict[str, int]:
+    """What is held beside a block while it goes backward: embedding and head, gathered, with the head's gradient; the
+    shards of the gradients of later blocks; and the weights of the block before, on their way."""
+    later = (unit.held for n in range(layer + 1, work.model.n_layers) for unit in layer_units(work, n))
+    kept = 0 if work.parallel.reshard_after_forward else blocks_gathered(work, layer)
+    on_their_way = layer_units(work, layer - 1) if layer and work.parallel.reshard_after_forward else []
+    return {
+        "gradients": max(earlier_gradients(work), FP32 * sum(later)),
+        "gathered": root_unit(work).whole * work.width + kept,
+        "whole_gradients": work.model.vocab_size * work.model.d_model * work.width,
+        "messages": sum(flat(unit, work) for unit in on_their_way),
+    }
+
+
+def whole_block(work: Work, layer: int, before: int, around: dict[str, int]) -> Moment:
+    """The experts' gradients are worked out, and the rest of the block's activations are still there."""
+    units = layer_units(work, layer)
+    dense = layer < work.model.first_moe_layer
+    ready = gathered(units, work) if dense else work.width * sum(map(math.prod, expert_shapes(work)))
+    parts = {
+        **around,
+        "gathered": around["gathered"] + gathered(units, work),
+        "whole_gradients": around["whole_gradients"] + ready,
+        "activations": before + layer_activations(work, layer) + 2 * work.stream,
+        "exchange": 0 if dense else exchange(work),
+    }
+    return Moment(f"the backward pass of block {layer}", parts)
+
+
+def experts_reduction(work: Work, layer: int, before: int, around: dict[str, int]) -> Moment:
+    """Where ranks share the experts out, their gradients are reduced before attention goes backward."""
+    *rest, experts = layer_units(work, layer)
+    left = attention_activations(work) + routing_activations(work) + work.normed + 2 * work.stream
+    parts = {
+        **around,
+        "gathered": around["gathered"] + gathered(rest, work),
+        "whole_gradients": around["whole_gradients"] + gathered([experts], work),
+        "messages": around["messages"] + reduction([experts], work),
+        "activations": before + left,
+        "exchange": exchange(work),
+    }
+    return Moment(f"the reduction of the experts of block {layer}", parts)
+
+
+def gathered(units: list[Unit], work: Work) -> int:
+    """Parameters, or their gradients, whole."""
+    return work.width * sum(unit.whole for unit in units)
 
 
 def root_reduction(work: Work) -> Moment:
@@ -140,7 +179,7 @@ def earlier_gradients(work: Work) -> int:
 
 def blocks_gathered(work: Work, layers: int) -> int:
     """The first so many blocks, gathered."""
-    return work.width * sum(unit.whole for layer in range(layers) for unit in layer_units(work, layer))
+    return sum(gathered(layer_units(work, layer), work) for layer in range(layers))
 
 
 def flat(unit: Unit, work: Work) -> int:

@@ -29,31 +29,25 @@ def root_unit(work: Work) -> Unit:
     return unit_of([(model.vocab_size, model.d_model)] * matrices + [(model.d_model, 1)], work.layout.shard)
 
 
-def block_unit(work: Work, layer: int) -> Unit:
-    """A block without its router and experts."""
-    model, D = work.model, work.model.d_model
-    shapes = [(D, 1), (D, 1), (D + 2 * model.attn_config.kv_n_heads * model.head_dim, D), (D, D)]
+def layer_units(work: Work, layer: int) -> list[Unit]:
+    """In the order of their use, as `train/parallel.py` shards them: experts go with the rest of their block, unless
+    ranks share them out."""
+    model, D, shard = work.model, work.model.d_model, work.layout.shard
+    block = [(D, 1), (D, 1), (D + 2 * model.attn_config.kv_n_heads * model.head_dim, D), (D, D)]
     if layer < model.first_moe_layer:
         dense = model.ffn_config.dense_width
-        shapes += [(dense, D), (dense, D), (D, dense)]
-    return unit_of(shapes, work.layout.shard)
+        return [unit_of([*block, (dense, D), (dense, D), (D, dense)], shard)]
+    router = unit_of([(model.ffn_config.moe_num_experts, D)], shard)
+    if work.layout.ep == 1:
+        return [unit_of(block + expert_shapes(work), shard), router]
+    return [unit_of(block, shard), router, unit_of(expert_shapes(work), work.layout.efsdp)]
 
 
-def router_unit(work: Work) -> Unit:
-    return unit_of([(work.model.ffn_config.moe_num_experts, work.model.d_model)], work.layout.shard)
-
-
-def experts_unit(work: Work) -> Unit:
-    """The experts of a layer that this rank computes, with the ranks that compute the same ones."""
+def expert_shapes(work: Work) -> list[tuple[int, int]]:
+    """Of the weights of those experts that a rank computes."""
     ffn = work.model.ffn_config
     rows = ffn.moe_num_experts // work.layout.ep * ffn.ffn_hidden_size
-    return unit_of([(rows, work.model.d_model)] * 3, work.layout.efsdp)
-
-
-def layer_units(work: Work, layer: int) -> list[Unit]:
-    """In the order of their use."""
-    units = [block_unit(work, layer)]
-    return units if layer < work.model.first_moe_layer else [*units, router_unit(work), experts_unit(work)]
+    return [(rows, work.model.d_model)] * 3
 
 
 def parameter_bytes(work: Work) -> int:
