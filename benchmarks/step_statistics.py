@@ -27,7 +27,7 @@ from model.initialise import initialise, materialise
 from model.statistics import microbatch_statistics
 from train.build import build_device, build_model, build_train_data, widen
 from train.callbacks.routing import RoutingSum
-from train.callbacks.steps import sum_over_ranks
+from train.callbacks.statistics import sum_over_ranks
 from train.curriculum.build import build_plan
 from train.inputs import read_run
 from train.optim import build_optimizer

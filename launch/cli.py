@@ -12,9 +12,9 @@ from pathlib import Path
 from data.errors import DataError
 from launch.numbers import at_least_one, probability, temperature
 from model.errors import ModelError
-from train.errors import RecipeError, Stopped
+from train.errors import Diverged, RecipeError, Stopped
 
-MISTAKE, INTERRUPTED = 2, 130
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 CHECKPOINT = "the folder of a run, such as runs/demo (its newest checkpoint), or of a checkpoint"
 
 ABOUT = """\
@@ -49,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":  # every rank finds the same mistake; one says it
             print(f"brickyard {options.command}: {error}", file=sys.stderr)
         return MISTAKE
+    except Diverged as diverged:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"brickyard {options.command}: {diverged}", file=sys.stderr)
+        return FAILED
     except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(f"brickyard {options.command}: {stopped}", file=sys.stderr)

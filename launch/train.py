@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.history import continue_run
+from train.history import continue_run, remove_abandoned
 from train.inputs import read_run
 from train.run_directory import RunDirectory
 
@@ -18,12 +18,13 @@ def train_command(path: Path, overrides: Sequence[str]) -> int:
     faulthandler.register(signal.SIGUSR1, file=2)  # where is it? each thread's stack, on stderr
     recipe, manifest = read_run(path, overrides, int(os.environ.get("WORLD_SIZE", "1")), here=True)
     run = RunDirectory.of(recipe)
+    remove_abandoned(run)
     run.check_same_run(recipe, manifest)
     plan, history = continue_run(run, recipe, manifest)
     if history.samples >= recipe.end:
         say(f"{run.path} is finished: {run.steps_done():,} steps are done")
         return 0
-    for change in history.changes_now:
+    for change in run.changes(recipe):
         say(f"from token {history.samples * recipe.max_seq_len:,} on: {change}")
     say("loading torch and Composer")
     from train.run import train  # only now: what can be refused is refused before the ten seconds that Composer takes

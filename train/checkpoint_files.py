@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 PREFIX = "ba"
@@ -27,3 +28,10 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def steps_of(checkpoint: Path) -> int:
     """Optimizer steps done when the checkpoint was written."""
     return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint so that, killed meanwhile, it is not there."""
+    going = checkpoint.with_name(f"{PARTIAL}old-{checkpoint.name}")
+    checkpoint.replace(going)
+    shutil.rmtree(going, ignore_errors=True)

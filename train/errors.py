@@ -20,3 +20,7 @@ class Stopped(Exception):
     def __init__(self, signal: int, step: int) -> None:
         super().__init__(f"stopped after step {step:,}, which is saved; the same command goes on from there")
         self.exit_code = 128 + signal
+
+
+class Diverged(Exception):
+    """The loss stands out, or is no number, and the recipe says that the run ends then. Ends with exit code 1."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from data.mixture.history import continue_plan, first_difference
 from data.mixture.plan import Plan
 from data.mixture.schedule import Schedule, ScheduleAnchor
 from data.mixture.timeline import Era
-from train.checkpoint_files import newest_checkpoint
+from train.changes import differences
+from train.checkpoint_files import newest_checkpoint, remove, steps_of, whole_checkpoints
 from train.curriculum.build import build_schedule, shard_rows
 from train.errors import RecipeError
+from train.events import Rollback, read_rollback, rollbacks_of
 from train.reader import to_yaml
 from train.recipe import Recipe
-from train.run_directory import RunDirectory, differences
+from train.run_directory import RunDirectory
 
 FILE = "curriculum.json"
 
@@ -42,20 +45,15 @@ class Followed:
 
 @dataclass(frozen=True)
 class History:
-    """The curricula of a run in order, and the samples that it had trained on when this was written."""
+    """The curricula of a run in order, each time that it went back, and the samples that it had come to."""
 
     samples: int
     followed: tuple[Followed, ...]
+    rollbacks: tuple[Rollback, ...] = ()
 
     @property
     def eras(self) -> list[Era]:
         return [Era(followed.start, followed.schedule) for followed in self.followed]
-
-    @property
-    def changes_now(self) -> tuple[str, ...]:
-        """What the recipe changes from here on; nothing if the run goes on as it was."""
-        latest = self.followed[-1]
-        return latest.changes if latest.start == self.samples else ()
 
     def write(self, checkpoint: Path, samples: int) -> None:
         """Put it into a checkpoint's folder."""
@@ -72,15 +70,46 @@ def read_history(run: RunDirectory) -> History | None:
     checkpoint = newest_checkpoint(run.checkpoints)
     if checkpoint is None:
         return None
+    history = read_history_in(checkpoint)
+    return replace(history, rollbacks=max(history.rollbacks, rollbacks_of(run), key=len))
+
+
+def read_history_in(checkpoint: Path) -> History:
+    """The history in one of a run's checkpoints.
+
+    Raises:
+        RecipeError: it holds none, or a damaged one.
+    """
     path = checkpoint / FILE
     try:
         content = json.loads(path.read_text())
-        return History(content["samples"], tuple(read_followed(entry) for entry in content["followed"]))
+        rollbacks = tuple(read_rollback(entry) for entry in content.get("rollbacks", []))
+        return History(content["samples"], tuple(read_followed(entry) for entry in content["followed"]), rollbacks)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(
             f"{path}: the history of the run's curriculum can't be read ({error}); delete this checkpoint to go on "
             "from the one before, or choose another run_name"
         ) from None
+
+
+def remove_abandoned(run: RunDirectory) -> None:
+    """Remove the checkpoints that the run went back behind. They lie there where it was killed just then."""
+    rollbacks = rollbacks_of(run)
+    for checkpoint in whole_checkpoints(run.checkpoints) if rollbacks else ():
+        unknown = rollbacks[len(read_history_in(checkpoint).rollbacks) :]
+        if any(steps_of(checkpoint) > rollback.back_to for rollback in unknown):
+            with suppress(FileNotFoundError):  # another rank was faster
+                remove(checkpoint)
+
+
+def checkpoint_before(run: RunDirectory, history: History, sample: int) -> Path | None:
+    """The checkpoint to go back to so that `sample` comes again: the newest before it, or else the oldest; never one
+    before the last change of the curriculum. None: there is none."""
+    samples = {checkpoint: read_history_in(checkpoint).samples for checkpoint in whole_checkpoints(run.checkpoints)}
+    found = [checkpoint for checkpoint in samples if samples[checkpoint] >= history.followed[-1].start]
+    return next(
+        (checkpoint for checkpoint in reversed(found) if samples[checkpoint] <= sample), next(iter(found), None)
+    )
 
 
 def read_followed(content: dict[str, Any]) -> Followed:

@@ -9,6 +9,7 @@ from typing import Any
 
 from data.manifest import Manifest
 from data.tokenizer import Tokenizer
+from train.changes import OF_SHAPE
 from train.checkpoint_contents import dataset_tokenizer, find_checkpoint, read_contents, read_model
 from train.checkpoint_files import newest_checkpoint
 from train.errors import RecipeError
@@ -17,11 +18,6 @@ from train.run_directory import RunDirectory
 from train.schema import Problem, join
 
 KEY = "initial_weights"
-# Keys whose values decide which weights there are, and which of them belongs to what.
-OF_SHAPE = {
-    "d_model", "n_heads", "n_layers", "vocab_size", "tie_word_embeddings", "attn_config.kv_n_heads",
-    "ffn_config.ffn_hidden_size", "ffn_config.moe_num_experts", "ffn_config.first_k_dense_replace",
-}  # fmt: skip
 # Keys that change what the same weights compute: other values can be meant, such as a longer context.
 OF_MEANING = {
     "attn_config.clip_qkv", "attn_config.rope_theta", "ffn_config.activation", "ffn_config.moe_top_k",

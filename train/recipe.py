@@ -17,7 +17,7 @@ from data.mixture.times import parse_time
 from model.config import AttentionImplementation, ModelConfig
 from train.cache import cache_limit_problems, parse_size
 from train.curriculum.config import CurriculumConfig, domain_problems
-from train.schema import Problem
+from train.schema import Problem, has_key
 from train.times import readable_time, time_problems
 
 
@@ -115,6 +115,43 @@ class CheckpointConfig:
 
 
 @dataclass
+class SpikeConfig:
+    """What becomes of a step whose loss stands out, or is no number: that is known before its update is made.
+
+    `skip_batch` drops the update. `rollback` goes back to a checkpoint and on from there, but learns nothing of the
+    steps around the spike when it comes to them; before the first checkpoint it does as `skip_batch`.
+    """
+
+    action: Literal["warn", "skip_batch", "rollback", "stop"] = "warn"  # on a loss that stands out
+    non_finite: Literal["skip_batch", "rollback", "stop"] = "stop"  # on a loss or gradient norm that is no number
+    threshold: float = 6.0  # spreads above the loss to expect: standard deviations, as measured without the outliers
+    window: int = 128  # steps that the loss to expect is taken from
+    min_history: int = 64  # steps before which no finite loss stands out
+    max_in_a_row: int = 3  # batches skipped one after the other, and rollbacks to one checkpoint; then the run stops
+    skip_before: int = 8  # steps before the spike that a rollback passes over
+    skip_after: int = 8  # steps after it
+
+    def problems(self) -> Iterator[Problem]:
+        if not 0 < self.threshold < math.inf:
+            yield "threshold", f"expected a number above 0, found {self.threshold}"
+        for name in ("window", "min_history", "max_in_a_row"):
+            if getattr(self, name) < 1:
+                yield name, f"expected 1 or more, found {getattr(self, name)}"
+        for name in ("skip_before", "skip_after"):
+            if getattr(self, name) < 0:
+                yield name, f"expected 0 or more, found {getattr(self, name)}"
+        if self.min_history > self.window:
+            yield "min_history", f"expected at most window ({self.window}), found {self.min_history}"
+
+
+@dataclass
+class ResumeConfig:
+    """What may be another than before when a run goes on, beside what always may."""
+
+    allow: list[str] = field(default_factory=list)  # keys, such as optimizer.lr, or groups of them, such as optimizer
+
+
+@dataclass
 class WandbConfig:
     """Weights & Biases. Offline runs are written under the run directory; `wandb sync` sends them later."""
 
@@ -150,6 +187,8 @@ class Recipe:
     dist_timeout: float = 600.0  # seconds without progress after which a rank ends, saying where it was
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    on_spike: SpikeConfig = field(default_factory=SpikeConfig)
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def problems(self) -> Iterator[Problem]:
@@ -164,6 +203,9 @@ class Recipe:
             yield "dist_timeout", f"expected a number of seconds above 0, found {self.dist_timeout}"
         if not 0 <= self.seed < 2**32:
             yield "seed", f"expected a number from 0 to 2^32 - 1, found {self.seed}"
+        for index, key in enumerate(self.resume.allow):
+            if not has_key(Recipe, key):
+                yield f"resume.allow[{index}]", f"expected a key of the recipe, found {key!r}"
         yield from self._time_problems()
         yield from self._batch_problems()
         yield from self._anchor_order_problems()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 import yaml
 from composer import Trainer
 from composer.utils import dist
+from composer.utils.checkpoint import load_checkpoint
 
 from data.manifest import Manifest
 from data.mixture.plan import Plan
@@ -27,6 +29,7 @@ from train.build import (
 from train.callbacks.audit import AuditRecorder
 from train.callbacks.metrics_file import MetricsFile
 from train.callbacks.randomness import StepSeed
+from train.callbacks.spikes import GoBack, SpikeGuard
 from train.callbacks.steps import StepRecorder
 from train.callbacks.stop import StopOnSignal
 from train.callbacks.watchdog import Watchdog
@@ -36,7 +39,8 @@ from train.checkpoint_files import newest_checkpoint, steps_of
 from train.clipping import GradientClipping
 from train.console import Console
 from train.counted_targets import CountTargets
-from train.history import History
+from train.events import record
+from train.history import History, remove_abandoned
 from train.initial_weights import weights_to_begin_with
 from train.layout import Layout
 from train.learning_rate import LearningRate
@@ -72,6 +76,8 @@ def fit(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: R
     steps = run.steps_done() + math.ceil((recipe.end - history.samples) / recipe.global_train_batch_size)
     console = Console(recipe.interval_steps(recipe.log_interval), steps, plan.domains)
     if dist.get_global_rank() == 0:
+        if changes := run.changes(recipe):
+            record(run, "recipe changed", step=run.steps_done(), changes=[str(change) for change in changes])
         run.describe(
             recipe, manifest, summarise(recipe, manifest, plan, dist.get_world_size(), say=patient(console.say))
         )
@@ -85,10 +91,23 @@ def fit(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: R
     with warnings.catch_warnings(record=True):  # Composer's, that an attribute which it asks for is old
         trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, contents, console)
     try:
-        trainer.fit()
+        train_to_the_end(trainer, run)
     finally:
         trainer.close()
     console.say(f"done: {steps:,} steps; the run is in {run.path}")
+
+
+def train_to_the_end(trainer: Trainer, run: RunDirectory) -> None:
+    """Train; after each rollback, on from the checkpoint that the run went back to."""
+    while True:
+        try:
+            return trainer.fit()
+        except GoBack as back:
+            checkpoint = back.checkpoint
+        gc.collect()  # what read ahead ends here
+        if dist.get_global_rank() == 0:
+            remove_abandoned(run)
+        load_checkpoint(str(checkpoint), trainer.state, trainer.logger, progress_bar=False)
 
 
 def build_trainer(
@@ -118,15 +137,6 @@ def build_trainer(
     elif checkpoint is None:
         initialise(model.model, recipe.model, recipe.seed)
     clipping = GradientClipping(recipe.optimizer.clip_norm)
-    recorder = StepRecorder(
-        plan,
-        model,
-        clipping,
-        MetricsFile(run.metrics),
-        open_wandb(recipe, run),
-        console,
-        routing_interval=recipe.interval_steps(recipe.eval_interval),
-    )
     audits = [AuditRecorder(run.path / FOLDER, plan, recipe.global_train_batch_size)] if recipe.audit else []
     checkpointer = Checkpointer(
         run.checkpoints,
@@ -135,6 +145,17 @@ def build_trainer(
         history,
         contents,
         before_save=[recorder.flush for recorder in audits],
+    )
+    guard = SpikeGuard(recipe, plan, model, clipping, checkpointer, run, console)
+    recorder = StepRecorder(
+        plan,
+        model,
+        guard,
+        clipping,
+        MetricsFile(run.metrics),
+        open_wandb(recipe, run),
+        console,
+        routing_interval=recipe.interval_steps(recipe.eval_interval),
     )
     return Trainer(
         model=model,
@@ -147,6 +168,7 @@ def build_trainer(
         callbacks=[
             StepSeed(recipe.seed),
             LearningRate(recipe),
+            guard,
             recorder,
             *audits,
             checkpointer,

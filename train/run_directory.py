@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,37 +13,11 @@ from typing import Any, TextIO
 import yaml
 
 from data.manifest import Manifest
+from train.changes import Change, changes, refusal
 from train.checkpoint_files import newest_checkpoint, steps_of
 from train.errors import RecipeError
 from train.reader import to_yaml
 from train.recipe import Recipe
-
-# Keys that may differ when a run goes on. The future of the curriculum is one of them: train/history.py holds its past.
-FREE_KEYS = (
-    "run_root",
-    "max_duration",
-    "global_train_batch_size",
-    "device_train_microbatch_size",
-    "save_interval",
-    "eval_interval",
-    "log_interval",
-    "dataset.path",
-    "dataset.remote",
-    "dataset.cache_limit",
-    "dataset.num_workers",
-    "dataset.predownload",
-    "checkpoints",
-    "dist_timeout",
-    "parallel",
-    "model.attn_implementation",
-    "wandb",
-    "audit",
-    "curriculum.anchors",
-    "curriculum.groups",
-    "curriculum.max_epochs",
-    "curriculum.when_used_up",
-    "curriculum.normalise_weights",
-)
 
 
 @dataclass(frozen=True)
@@ -68,6 +41,10 @@ class RunDirectory:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
 
     @property
     def checkpoints(self) -> Path:
@@ -106,27 +83,26 @@ class RunDirectory:
         file.flush()
         return file
 
+    def changes(self, recipe: Recipe) -> list[Change]:
+        """What the recipe says otherwise than the one that the run was last started with; nothing for a new run."""
+        if not self.recipe.exists():
+            return []
+        return changes(Recipe, yaml.safe_load(self.recipe.read_text()), yaml.safe_load(to_yaml(recipe)))
+
     def check_same_run(self, recipe: Recipe, manifest: Manifest) -> None:
-        """Refuse to go on with a run under another recipe.
+        """Refuse to go on with a run under another recipe, or with other data.
 
         Raises:
-            RecipeError: names the first key that differs, with both values.
+            RecipeError: shows every key that differs, with both values, and which of them can be allowed.
         """
         if not self.recipe.exists():
             return
-        began_with = yaml.safe_load(self.recipe.read_text())
-        for key, before, now in differences(began_with, yaml.safe_load(to_yaml(recipe))):
-            if not key.startswith(FREE_KEYS):
-                raise self.changed(f"{key} was {before!r} and is now {now!r}")
-        plan = json.loads(self.plan.read_text())
-        if plan["dataset"] != manifest.fingerprint:
-            raise self.changed(f"the dataset in {recipe.dataset.path} is another one (it was prepared anew)")
-
-    def changed(self, what: str) -> RecipeError:
-        return RecipeError(
-            f"{self.path}: this run began with another recipe: {what}; undo that, or choose another run_name, "
-            f"or delete {self.path}"
-        )
+        found = self.changes(recipe)
+        prepared = json.loads(self.plan.read_text())["dataset"]
+        if prepared != manifest.fingerprint:
+            found.append(Change("dataset", f"prepared as {prepared[:12]}", f"prepared as {manifest.fingerprint[:12]}"))
+        if refused := refusal(found, recipe.resume.allow):
+            raise RecipeError(f"{self.path}: {refused}, or choose another run_name, or delete {self.path}")
 
     def describe(self, recipe: Recipe, manifest: Manifest, summary: dict[str, Any]) -> None:
         """Write what the run is made of; each file whole or not at all."""
@@ -140,15 +116,3 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     partial.replace(path)
-
-
-def differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(key path, before, now) of every leaf in which two plain structures differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            yield from differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for index, pair in enumerate(zip(before, now, strict=True)):
-            yield from differences(*pair, f"{path}[{index}]")
-    elif before != now:
-        yield path, before, now

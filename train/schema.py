@@ -114,6 +114,18 @@ def join(path: str, key: Any) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
+def has_key(schema: Any, key: str) -> bool:
+    """Whether data of this dataclass may have the key; below a list, or names of the user's own, any counts."""
+    for part in key.partition("[")[0].split("."):
+        if not is_dataclass(schema):
+            return True
+        hints = get_type_hints(schema)
+        if part not in hints:
+            return False
+        schema = next((hint for hint in (hints[part], *get_args(hints[part])) if is_dataclass(hint)), None)
+    return True
+
+
 def nearest(word: Any, known: Any) -> str:
     """`; did you mean X?` where a known name is close, or nothing."""
     close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1, cutoff=0.5)

@@ -104,3 +104,62 @@ class Killer:
             return written
 
         module.save_checkpoint = save_and_die
+
+
+class Poison:
+    """Multiplies the loss of each microbatch that holds one of the samples `first <= n < end`, on whatever rank."""
+
+    def __init__(self, first: int, end: int, factor: float, then: Prepare | None = None) -> None:
+        self.first = first
+        self.end = end
+        self.factor = factor
+        self.then = then
+
+    def __call__(self) -> None:
+        from model.composer_model import Batch, DbrxComposerModel, DbrxOutput
+
+        forward = DbrxComposerModel.forward
+
+        def poisoned(model: DbrxComposerModel, batch: Batch) -> DbrxOutput:
+            outputs = forward(model, batch)
+            samples = batch.get("sample")  # held-out text has none
+            if samples is None or not ((samples >= self.first) & (samples < self.end)).any():
+                return outputs
+            spoilt = (value * self.factor for value in outputs.token_loss or ())
+            return outputs._replace(token_loss=type(outputs.token_loss)(*spoilt))
+
+        DbrxComposerModel.forward = poisoned  # type: ignore[method-assign]
+        if self.then:
+            self.then()
+
+
+class WithoutUpdates:
+    """Leaves out the optimizer, and what moves with it, in some steps: as if these had never been tried."""
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        self.steps = steps
+
+    def __call__(self) -> None:
+        from torch.optim import AdamW
+
+        from model.composer_model import DbrxComposerModel
+        from train.callbacks.randomness import StepSeed
+
+        begin, here = StepSeed.batch_start, [0]
+
+        def begin_and_note(callback: StepSeed, state: Any, logger: Any) -> None:
+            here[0] = state.timestamp.batch.value + 1
+            begin(callback, state, logger)
+
+        StepSeed.batch_start = begin_and_note  # type: ignore[method-assign]
+        update, finish_step = AdamW.step, DbrxComposerModel.finish_step
+
+        def maybe_update(optimizer: AdamW, closure: Callable[[], float]) -> Any:
+            return closure() if here[0] in self.steps else update(optimizer, closure)  # Composer's goes backward
+
+        def maybe_finish(model: DbrxComposerModel, statistics: Any) -> None:
+            if here[0] not in self.steps:
+                finish_step(model, statistics)
+
+        AdamW.step = maybe_update  # type: ignore[method-assign]
+        DbrxComposerModel.finish_step = maybe_finish  # type: ignore[method-assign]

@@ -35,6 +35,9 @@ class AuditRecorder(Callback):
         self._steps: list[NDArray[np.void]] = []  # RECORDs of each step that is in no file yet
 
     def fit_start(self, state: State, logger: Logger) -> None:
+        """A start of the run, or one more after it went back to a checkpoint."""
+        self.flush()
+        self._microbatches.clear()
         number = [0]
         if dist.get_global_rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)

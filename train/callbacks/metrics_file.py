@@ -24,6 +24,7 @@ class MetricsFile:
         Raises:
             RecipeError: a line is damaged.
         """
+        self.close()
         partial = self.path.with_name(f".{self.path.name}.partial")
         with partial.open("w") as kept:
             for row in iterate_rows(self.path):

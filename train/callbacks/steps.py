@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
-import torch
 from composer import Callback, Logger, State, Time
 from composer.utils import dist
 
@@ -18,6 +16,7 @@ from model.statistics import StepStatistics
 from train.callbacks.metrics_file import MetricsFile
 from train.callbacks.routing import RoutingSum
 from train.callbacks.routing_picture import CAPTION, routing_picture
+from train.callbacks.spikes import SpikeGuard
 from train.clipping import GradientClipping
 from train.console import Console
 from train.wandb_run import WandbRun
@@ -27,7 +26,8 @@ class StepRecorder(Callback):
     """Writes a row for every step, for every evaluation, and for the routing over the steps up to it.
 
     Args:
-        model: what it counts during a step is cleared, summed over the ranks and handed back to it here.
+        model: what it counts during a step is cleared here, and its sum over the ranks handed back to it.
+        guard: has that sum, and knows whether the step's update was made.
         clipping: knows the gradient norm of the step.
         wandb: the run in W&B; None on every rank but the first.
         routing_interval: steps between two rows of routing, each of layers x domains x experts numbers.
@@ -37,6 +37,7 @@ class StepRecorder(Callback):
         self,
         plan: Plan,
         model: DbrxComposerModel,
+        guard: SpikeGuard,
         clipping: GradientClipping,
         file: MetricsFile,
         wandb: WandbRun | None,
@@ -45,6 +46,7 @@ class StepRecorder(Callback):
     ) -> None:
         self.plan = plan
         self.model = model
+        self.guard = guard
         self.clipping = clipping
         self.file = file
         self.wandb = wandb
@@ -66,8 +68,9 @@ class StepRecorder(Callback):
         self.model.step_statistics.clear()
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        statistics = sum_over_ranks(self.model.step_statistics)
-        self.model.finish_step(statistics)
+        statistics = self.guard.statistics
+        if not self.guard.skipped:
+            self.model.finish_step(statistics)
         row = self.row(state, statistics)
         self.write(row)
         self.console.step(row)
@@ -90,6 +93,7 @@ class StepRecorder(Callback):
             **self.mixture(statistics, before.sample.value, samples),
             **self.so_far(samples, tokens // samples),
             **expert_load(statistics),
+            "skipped": self.guard.skipped,
             "lr": state.optimizers[0].param_groups[0]["lr"],
             "gradient_norm": self.clipping.norm,
             "tokens_per_second": step_tokens / (now - self._asked_for_data),
@@ -177,14 +181,3 @@ def expert_load(statistics: StepStatistics) -> dict[str, Any]:
     tokens = statistics.tokens_by_layer_expert.cpu().numpy()
     violation = tokens.max(axis=1) / tokens.mean(axis=1) - 1
     return {"moe/max_violation": float(violation.max()), "moe/tokens_per_expert": tokens.tolist()}
-
-
-def sum_over_ranks(statistics: StepStatistics) -> StepStatistics:
-    """The whole step's statistics, summed over all ranks in one message (fp64 is exact for counts up to 2^53)."""
-    names = [field.name for field in fields(statistics)]
-    tensors = [getattr(statistics, name) for name in names]
-    flat = torch.cat([tensor.double().reshape(-1) for tensor in tensors])
-    dist.all_reduce(flat, reduce_operation="SUM")
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    summed = [part.reshape(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
-    return StepStatistics(**dict(zip(names, summed, strict=True)))

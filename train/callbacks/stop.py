@@ -26,6 +26,7 @@ class StopOnSignal(Callback):
 
     def run_event(self, event: Event, state: State, logger: Logger) -> None:
         if event == Event.FIT_START:
+            self.restore()
             self._before = {number: signal.signal(number, self.note) for number in SIGNALS}
         elif event == Event.BATCH_CHECKPOINT and (number := self.agreed_signal(state)):
             self.checkpointer.save_unless_saved(state)
