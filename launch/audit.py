@@ -15,6 +15,7 @@ from train.audit.run import RunPlan, read_run_plan, read_run_starts
 from train.audit.shards import TrainingShards
 from train.audit.starts import RecordedStart
 from train.audit.verify import audit
+from train.callbacks.metrics_file import iterate_rows
 from train.run_directory import RunDirectory
 from train.words import join_words, plural
 
@@ -55,7 +56,7 @@ def progress_bar() -> Progress:
 def show(run: RunDirectory, verdict: Verdict) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"{run.path}: {'as planned' if verdict.holds else 'not as planned'}", style="bold")
-    for line in [*counts(verdict), *named(verdict)]:
+    for line in [*counts(verdict), *not_learned(run), *named(verdict)]:
         console.print(f"  {line}")
     console.print()
     console.print(domains_table(verdict))
@@ -76,6 +77,12 @@ def counts(verdict: Verdict) -> Iterator[str]:
         yield f"{plural(verdict.superseded, 'record')} of steps that a later start trained again do not count"
     if verdict.unfinished:
         yield f"{plural(verdict.unfinished, 'record')} of steps after the newest checkpoint do not count yet"
+
+
+def not_learned(run: RunDirectory) -> Iterator[str]:
+    """Steps that were given to the model as planned, but without an update."""
+    if skipped := sum(row.get("skipped", False) for row in iterate_rows(run.metrics)):
+        yield f"{plural(skipped, 'step')} of them without an update, because of a spike: see {run.events}"
 
 
 def named(verdict: Verdict) -> Iterator[str]:

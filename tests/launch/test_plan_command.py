@@ -257,4 +257,4 @@ def test_what_can_not_go_on_is_planned_anew(recipe: str, capsys: pytest.CaptureF
     said = capsys.readouterr()
     assert json.loads(said.out)["spans"]
     assert "this is how a new run would go, which `brickyard train` would refuse: " in said.err
-    assert "seed was 17 and is now 5" in said.err
+    assert "  seed: 17 -> 5\n" in said.err

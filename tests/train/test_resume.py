@@ -157,11 +157,12 @@ def test_a_finished_run_says_so_and_can_be_prolonged_only_without_moving_its_pas
     uninterrupted: Path, workshop: SimpleNamespace
 ) -> None:
     log = log_of(workshop, "uninterrupted")
-    before = rows(uninterrupted)
+    before, said = rows(uninterrupted), log.read_text()
     assert train(workshop, "uninterrupted") == [0]
-    assert "is finished: 12 steps" in log.read_text()
-    assert train(workshop, "uninterrupted", "seed=4") == [2]
-    assert "seed was 3 and is now 4" in log.read_text()
+    assert log.read_text() == f"{said}train: {uninterrupted} is finished: 12 steps are done\n"
+    assert train(workshop, "uninterrupted", "seed=4", "optimizer.lr=1e-3") == [2]
+    assert "  seed: 3 -> 4\n  optimizer.lr: 0.003 -> 0.001\n" in log.read_text()
+    assert "  curriculum.seed: 3 -> 4  (for good: " in log.read_text()
     assert train(workshop, "uninterrupted", "curriculum.anchors[1].at=2_000tok") == [2]
     assert rows(uninterrupted) == before
 
@@ -215,6 +216,11 @@ def test_a_run_may_change_its_future_but_not_its_past(uninterrupted: Path, works
     assert steps[:4] == before[:4]
     assert [row["samples"] for row in steps[4:]] == list(range(36, 100, 4))
     assert [row["mixture/delivered/code"] for row in steps[5:]] == [1] * 15
+    [event] = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    assert (event["event"], event["step"]) == ("recipe changed", 4)
+    assert (
+        "global_train_batch_size: 8 -> 4" in event["changes"] and "max_duration: '12ba' -> '96sp'" in event["changes"]
+    )
     history = json.loads((run / "checkpoints" / "ba00000020" / "curriculum.json").read_text())
     assert history["samples"] == 96
     assert [followed["start"] for followed in history["followed"]] == [0, 32]
