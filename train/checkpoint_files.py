@@ -30,8 +30,10 @@ def steps_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def remove(checkpoint: Path) -> None:
-    """Remove a checkpoint so that, killed meanwhile, it is not there."""
-    going = checkpoint.with_name(f"{PARTIAL}old-{checkpoint.name}")
-    checkpoint.replace(going)
-    shutil.rmtree(going, ignore_errors=True)
+def remove_after(checkpoint: Path) -> None:
+    """Remove those that are newer, each so that, killed meanwhile, it is not there."""
+    for newer in whole_checkpoints(checkpoint.parent):
+        if steps_of(newer) > steps_of(checkpoint):
+            going = newer.with_name(f"{PARTIAL}{newer.name}")
+            newer.replace(going)
+            shutil.rmtree(going, ignore_errors=True)

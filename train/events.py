@@ -44,7 +44,7 @@ def record(run: RunDirectory, event: str, **details: Any) -> None:
 
 
 def record_rollback(run: RunDirectory, rollback: Rollback, **details: Any) -> None:
-    """From here on the run has gone back, wherever it is killed."""
+    """From here on the run passes over its samples, however often it is killed."""
     record(run, ROLLBACK, **asdict(rollback), **details)
 
 

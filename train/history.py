@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from data.mixture.plan import Plan
 from data.mixture.schedule import Schedule, ScheduleAnchor
 from data.mixture.timeline import Era
 from train.changes import differences
-from train.checkpoint_files import newest_checkpoint, remove, steps_of, whole_checkpoints
+from train.checkpoint_files import newest_checkpoint, whole_checkpoints
 from train.curriculum.build import build_schedule, shard_rows
 from train.errors import RecipeError
 from train.events import Rollback, read_rollback, rollbacks_of
@@ -90,16 +89,6 @@ def read_history_in(checkpoint: Path) -> History:
             f"{path}: the history of the run's curriculum can't be read ({error}); delete this checkpoint to go on "
             "from the one before, or choose another run_name"
         ) from None
-
-
-def remove_abandoned(run: RunDirectory) -> None:
-    """Remove the checkpoints that the run went back behind. They lie there where it was killed just then."""
-    rollbacks = rollbacks_of(run)
-    for checkpoint in whole_checkpoints(run.checkpoints) if rollbacks else ():
-        unknown = rollbacks[len(read_history_in(checkpoint).rollbacks) :]
-        if any(steps_of(checkpoint) > rollback.back_to for rollback in unknown):
-            with suppress(FileNotFoundError):  # another rank was faster
-                remove(checkpoint)
 
 
 def checkpoint_before(run: RunDirectory, history: History, sample: int) -> Path | None:

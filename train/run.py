@@ -40,7 +40,7 @@ from train.clipping import GradientClipping
 from train.console import Console
 from train.counted_targets import CountTargets
 from train.events import record
-from train.history import History, remove_abandoned
+from train.history import History
 from train.initial_weights import weights_to_begin_with
 from train.layout import Layout
 from train.learning_rate import LearningRate
@@ -91,13 +91,13 @@ def fit(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: R
     with warnings.catch_warnings(record=True):  # Composer's, that an attribute which it asks for is old
         trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, contents, console)
     try:
-        train_to_the_end(trainer, run)
+        train_to_the_end(trainer)
     finally:
         trainer.close()
     console.say(f"done: {steps:,} steps; the run is in {run.path}")
 
 
-def train_to_the_end(trainer: Trainer, run: RunDirectory) -> None:
+def train_to_the_end(trainer: Trainer) -> None:
     """Train; after each rollback, on from the checkpoint that the run went back to."""
     while True:
         try:
@@ -105,8 +105,6 @@ def train_to_the_end(trainer: Trainer, run: RunDirectory) -> None:
         except GoBack as back:
             checkpoint = back.checkpoint
         gc.collect()  # what read ahead ends here
-        if dist.get_global_rank() == 0:
-            remove_abandoned(run)
         load_checkpoint(str(checkpoint), trainer.state, trainer.logger, progress_bar=False)
 
 

@@ -1,8 +1,6 @@
 """A poisoned batch never reaches the weights: skipped, rolled back or stopped at, by whole runs, bit for bit."""
 
-import json
 import signal
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +11,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from launch.cli import main
 from train.callbacks.metrics_file import iterate_rows
-from train.events import Rollback, record_rollback, rollbacks_of
-from train.history import FILE, remove_abandoned
+from train.events import Rollback, rollbacks_of
 from train.run_directory import RunDirectory
 
 from processes import Poison, WithoutUpdates, brickyard, die_while_saving
@@ -154,20 +151,3 @@ def test_going_back_has_an_end_and_a_beginning(workshop: SimpleNamespace) -> Non
     assert [(r.step, r.back_to) for r in rollbacks_of(run)] == [(6, 4), (7, 4)]
     assert "step 8: " in said and "the run went back to step 4 too often" in said
     assert skipped(run) == [3, 6, 7]
-
-
-def test_a_checkpoint_that_a_rollback_left_behind_is_none(tmp_path: Path) -> None:
-    """Killed between the rollback's record and the removal of what it has left behind."""
-    run = RunDirectory(tmp_path)
-    first, second = Rollback(7, 4, 40, 80), Rollback(19, 12, 140, 170)
-    for step, known in ((4, []), (8, []), (9, [first]), (12, [first]), (16, [first]), (17, [first, second])):
-        checkpoint = run.checkpoints / f"ba{step:08d}"
-        checkpoint.mkdir(parents=True)
-        history = {"samples": 8 * step, "followed": [], "rollbacks": [vars(rollback) for rollback in known]}
-        (checkpoint / FILE).write_text(json.dumps(history))
-    remove_abandoned(run)
-    assert len(checkpoints(run)) == 6
-    for rollback in (first, second):
-        record_rollback(run, rollback)
-        remove_abandoned(run)
-    assert checkpoints(run) == {"ba00000004", "ba00000009", "ba00000012", "ba00000017"}

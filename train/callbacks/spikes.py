@@ -16,7 +16,7 @@ from model.composer_model import DbrxComposerModel
 from model.statistics import StepStatistics
 from train.callbacks.statistics import sum_over_ranks
 from train.checkpoint import Checkpointer
-from train.checkpoint_files import steps_of
+from train.checkpoint_files import remove_after, steps_of
 from train.clipping import GradientClipping
 from train.console import Console
 from train.errors import Diverged
@@ -138,7 +138,8 @@ class SpikeGuard(Callback):
         if [known.back_to for known in history.rollbacks].count(rollback.back_to) >= self.config.max_in_a_row:
             self.stop(spike, state, f"the run went back to step {rollback.back_to:,} too often")
         self.say(spike, state, f"back to step {rollback.back_to:,}, without samples {first:,} to {end - 1:,}")
-        if dist.get_global_rank() == 0:
+        if dist.get_global_rank() == 0:  # killed in between, the run comes to the same spike again
+            remove_after(checkpoint)
             record_rollback(self.run, rollback, **described(spike))
         self.checkpointer.history = replace(history, rollbacks=(*history.rollbacks, rollback))
         dist.barrier()
