@@ -161,7 +161,7 @@ def test_a_finished_run_says_so_and_can_be_prolonged_only_without_moving_its_pas
     assert train(workshop, "uninterrupted") == [0]
     assert log.read_text() == f"{said}train: {uninterrupted} is finished: 12 steps are done\n"
     assert train(workshop, "uninterrupted", "seed=4", "optimizer.lr=1e-3") == [2]
-    assert "  seed: 3 -> 4\n  optimizer.lr: 0.003 -> 0.001\n" in log.read_text()
+    assert "  optimizer.lr: 0.003 -> 0.001\n  seed: 3 -> 4\n" in log.read_text()
     assert "  curriculum.seed: 3 -> 4  (for good: " in log.read_text()
     assert train(workshop, "uninterrupted", "curriculum.anchors[1].at=2_000tok") == [2]
     assert rows(uninterrupted) == before
