@@ -25,11 +25,11 @@ Ask = Callable[..., list[str]]
 def recipe(write_run: Callable[..., Path]) -> Path:
     """A recipe and the folder of its run, as the first start leaves it."""
     path = write_run({"web": [400], "code": [400]}, [{"at": "0tok", "weights": {"web": 0.5, "code": 0.5}}])
-    settings, manifest = read_run(path, [])
+    settings, manifest = read_run(path, [], 1)
     run = RunDirectory.of(settings)
     plan, _ = continue_run(run, settings, manifest)
     run.path.mkdir(parents=True)
-    run.describe(settings, manifest, summarise(settings, manifest, plan))
+    run.describe(settings, manifest, summarise(settings, manifest, plan, 1))
     return path
 
 
@@ -38,7 +38,7 @@ def ask(recipe: Path) -> Ask:
     """The changes that these overrides make, if the run may go on with them."""
 
     def with_overrides(*overrides: str) -> list[str]:
-        settings, manifest = read_run(recipe, overrides)
+        settings, manifest = read_run(recipe, overrides, 1)
         run = RunDirectory.of(settings)
         run.check_same_run(settings, manifest)
         return [str(change) for change in run.changes(settings)]
