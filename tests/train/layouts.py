@@ -27,7 +27,7 @@ from model.config import AttentionConfig, ExpertsImplementation, ModelConfig
 from model.ffn_config import FFNConfig, LossScope
 from model.initialise import initialise, materialise
 from train.build import data_spec
-from train.callbacks.steps import sum_over_ranks
+from train.callbacks.statistics import sum_over_ranks
 from train.clipping import GradientClipping
 from train.counted_targets import CountTargets
 from train.layout import Layout
@@ -125,7 +125,9 @@ class Gradients(Algorithm):
         return event == Event.AFTER_TRAIN_BATCH and not self.whole
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        self.whole = {plain(name): parameter.grad.full_tensor() for name, parameter in state.model.named_parameters()}
+        self.whole = {
+            plain(name): parameter.grad.full_tensor().clone() for name, parameter in state.model.named_parameters()
+        }
 
 
 class Losses(Callback):
