@@ -33,11 +33,12 @@ PARTS = {
     "activations": "activations of a microbatch, and their gradients",
     "exchange": "token-expert pairs between ranks",
     "head": "loss head: a chunk of logits, its weight's gradient",
+    "staging": "copy of the shards that a checkpoint is written from",
 }
 
 
 class Moment(NamedTuple):
-    """What is held at one moment of a step, in bytes, by the names in PARTS."""
+    """What is held at one moment of a step, in bytes, by the names in PARTS (staging is added by whoever saves)."""
 
     name: str
     parts: dict[str, int]

@@ -14,14 +14,21 @@ from train.words import byte_count
 
 
 def predicted_memory(recipe: Recipe, ranks: int, limit: int | None) -> dict[str, Any]:
-    """Bytes of rank 0 at the worst moment of a step, by what takes them; `limit` is what its device has."""
+    """Bytes of rank 0 at the worst moment of a step, by what takes them; `limit` is what its device has.
+
+    From its first save on, a run keeps a copy of its parameters and AdamW's averages in the machine's own memory, which
+    on a CPU is that of the rank.
+    """
     work = Work.of(recipe, Layout.of(recipe, ranks))
     worst = max(moments(work), key=lambda moment: moment.total)
+    copy = worst.parts["parameters"] + worst.parts["optimizer"]
+    parts = {**worst.parts, "staging": 0 if work.gpu else copy}
     return {
-        "bytes": worst.total,
+        "bytes": sum(parts.values()),
         "moment": worst.name,
-        "parts": worst.parts,
+        "parts": parts,
         "device": "gpu" if work.gpu else "cpu",
+        "machine_bytes": copy if work.gpu else 0,
         "limit": limit,
     }
 
@@ -37,8 +44,8 @@ def memory_warnings(memory: dict[str, Any]) -> Iterator[str]:
 
 def memory_notes(memory: dict[str, Any]) -> list[str]:
     """When that is, and what it leaves out."""
-    libraries = "CUDA and NCCL" if memory["device"] == "gpu" else "libraries"
-    return [
-        f"memory is highest in {memory['moment']}",
-        f"balanced routing assumed; {libraries} come on top",
-    ]
+    notes = [f"memory is highest in {memory['moment']}"]
+    if memory["device"] == "cpu":
+        return [*notes, "balanced routing assumed; libraries come on top"]
+    copy = f"{byte_count(memory['machine_bytes'])} of the machine's memory holds a copy for checkpoints"
+    return [*notes, "balanced routing assumed; CUDA and NCCL come on top", copy]

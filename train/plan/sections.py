@@ -170,10 +170,10 @@ def ranks(summary: Summary) -> Section:
         (group["what"], [f"{group['groups']:,}", f"{group['size']:,}", listed(group["first"])])
         for group in layout["groups"]
     ]
-    below = table("Ranks, by the experts that they hold", ["experts", *columns], rows)
+    below = table("Ranks by experts", ["experts", *columns], rows)
     if shared:
         below += table("What ranks share", ["what", "groups", "of ranks", "such as"], shared)
-    return Section("ranks", "On which ranks?", answer, below=f'<div class="plots">{below}</div>')
+    return Section("ranks", "On which ranks?", answer, below=below)
 
 
 def memory(summary: Summary) -> Section:
@@ -186,6 +186,7 @@ def memory(summary: Summary) -> Section:
         for part, name in PARTS.items()
         if needed["parts"][part]
     ]
+    rows.append(("in all", [byte_count(needed["bytes"]), ""]))
     columns = ["what", "size", "share"]
     return Section("memory", "How much memory does a rank need?", answer, below=table("At the most", columns, rows))
 
