@@ -14,9 +14,9 @@ from model.huggingface import CONFIG_FILE, to_huggingface
 from model.parameters import check_shapes, parameter_shapes
 from model.safetensors_folder import NAMES, write_safetensors
 from train.cache import parse_size
-from train.checkpoint_contents import find_checkpoint, read_contents
+from train.checkpoints.contents import find_checkpoint, read_contents
+from train.checkpoints.weights import CheckpointWeights
 from train.errors import RecipeError
-from train.weights import CheckpointWeights
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in NAMES}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from model.sampling import Sampling
-from train.checkpoint_contents import find_checkpoint, read_contents
+from train.checkpoints.contents import find_checkpoint, read_contents
 from train.errors import RecipeError
 from train.generation import generate, load_model
 

@@ -12,9 +12,9 @@ from model.errors import ModelError
 from model.huggingface import CONFIG_FILE, from_huggingface
 from model.parameters import check_shapes
 from model.safetensors_folder import SafetensorsFolder
-from train.checkpoint_contents import Contents
+from train.checkpoints.contents import Contents
+from train.checkpoints.weights import write_weights
 from train.errors import RecipeError
-from train.weights import write_weights
 
 EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
 ROWS = 4096  # compared at a time

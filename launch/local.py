@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
+from train.checkpoints.remote import fetch_run
 from train.errors import RecipeError
 from train.inputs import read_run
 from train.run_directory import RunDirectory
@@ -65,6 +66,7 @@ def launch_local(path: Path, overrides: Sequence[str], count: int | None) -> int
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     recipe, manifest = read_run(path, overrides, count, here=True)
     run = RunDirectory.of(recipe)
+    fetch_run(recipe, run, say)
     run.check_same_run(recipe, manifest)
     say(f"loading torch and Composer for {count} ranks; logs: {run.path / 'logs'}")
     check_devices(count)

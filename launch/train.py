@@ -8,6 +8,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from train.checkpoints.remote import fetch_run
 from train.history import continue_run
 from train.inputs import read_run
 from train.run_directory import RunDirectory
@@ -18,6 +19,7 @@ def train_command(path: Path, overrides: Sequence[str]) -> int:
     faulthandler.register(signal.SIGUSR1, file=2)  # where is it? each thread's stack, on stderr
     recipe, manifest = read_run(path, overrides, int(os.environ.get("WORLD_SIZE", "1")), here=True)
     run = RunDirectory.of(recipe)
+    fetch_run(recipe, run, say)
     run.check_same_run(recipe, manifest)
     plan, history = continue_run(run, recipe, manifest)
     if history.samples >= recipe.end:

@@ -15,7 +15,7 @@ from model.dbrx import DbrxForCausalLM
 from model.initialise import materialise
 from model.parameters import check_shapes
 from model.sampling import Sampling, sample
-from train.weights import CheckpointWeights
+from train.checkpoints.weights import CheckpointWeights
 
 
 def load_model(checkpoint: Path, config: ModelConfig, device: torch.device) -> DbrxForCausalLM:

@@ -16,7 +16,7 @@ from data.mixture.plan import Plan
 from data.mixture.schedule import Schedule, ScheduleAnchor
 from data.mixture.timeline import Era
 from train.changes import differences
-from train.checkpoint_files import newest_checkpoint, whole_checkpoints
+from train.checkpoints.names import newest_checkpoint, whole_checkpoints
 from train.curriculum.build import build_schedule, shard_rows
 from train.errors import RecipeError
 from train.events import Rollback, read_rollback, rollbacks_of

@@ -10,8 +10,8 @@ from typing import Any
 from data.manifest import Manifest
 from data.tokenizer import Tokenizer
 from train.changes import OF_SHAPE
-from train.checkpoint_contents import dataset_tokenizer, find_checkpoint, read_contents, read_model
-from train.checkpoint_files import newest_checkpoint
+from train.checkpoints.contents import dataset_tokenizer, find_checkpoint, read_contents, read_model
+from train.checkpoints.names import newest_checkpoint
 from train.errors import RecipeError
 from train.recipe import Recipe
 from train.run_directory import RunDirectory

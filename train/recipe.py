@@ -105,13 +105,21 @@ class ParallelConfig:
 
 @dataclass
 class CheckpointConfig:
-    """What stays of the checkpoints."""
+    """How checkpoints are written, and which of them stay."""
 
+    asynchronous: bool = True  # a step waits for a copy in memory only; false: until its checkpoint is on the disk
     keep_last: int = 2  # the newest this many stay on disk
+    keep_every: str | None = None  # such as 10_000ba: those of every so many steps stay for ever; null: none
+
+    remote: str | None = None  # such as s3://bucket/runs: whole ones are also copied to REMOTE/RUN_NAME
 
     def problems(self) -> Iterator[Problem]:
+        if self.remote is not None and "://" not in self.remote:
+            yield "remote", f"expected an address such as s3://bucket/runs or file:///backup/runs, found {self.remote}"
         if self.keep_last < 1:
             yield "keep_last", f"expected 1 or more, found {self.keep_last}"
+        if self.keep_every is not None:
+            yield from time_problems("keep_every", self.keep_every, positive=True)
 
 
 @dataclass
@@ -207,6 +215,7 @@ class Recipe:
             if not has_key(Recipe, key):
                 yield f"resume.allow[{index}]", f"expected a key of the recipe, found {key!r}"
         yield from self._time_problems()
+        yield from self._keep_every_problems()
         yield from self._batch_problems()
         yield from self._anchor_order_problems()
         flash = self.model.attn_implementation is AttentionImplementation.flash_attention_2
@@ -226,6 +235,15 @@ class Recipe:
         yield from time_problems("max_duration", self.max_duration, positive=True, dur=False)
         for name in ("save_interval", "eval_interval", "log_interval"):
             yield from time_problems(name, getattr(self, name), positive=True, dur=True)
+
+    def _keep_every_problems(self) -> Iterator[Problem]:
+        times = (self.checkpoints.keep_every or "1ba", self.save_interval, self.max_duration)
+        if self.global_train_batch_size < 1 or self.max_seq_len < 1 or not all(map(readable_time, times)):
+            return
+        every, steps = self.keep_every_steps, self.interval_steps(self.save_interval)
+        if every is not None and every % steps:
+            expected = f"expected a multiple of save_interval ({steps} steps)"
+            yield "checkpoints.keep_every", f"{expected}, found {self.checkpoints.keep_every} ({every} steps)"
 
     def _batch_problems(self) -> Iterator[Problem]:
         micro = self.device_train_microbatch_size
@@ -271,6 +289,12 @@ class Recipe:
     def interval_steps(self, text: str) -> int:
         """An interval in whole steps, at least one."""
         return max(1, round(self._exact_samples(text) / self.global_train_batch_size))
+
+    @property
+    def keep_every_steps(self) -> int | None:
+        """Steps between checkpoints that stay for ever."""
+        every = self.checkpoints.keep_every
+        return None if every is None else self.interval_steps(every)
 
     def _exact_samples(self, text: str) -> Fraction:
         time = parse_time(text)

@@ -12,7 +12,6 @@ from pathlib import Path
 import yaml
 from composer import Trainer
 from composer.utils import dist
-from composer.utils.checkpoint import load_checkpoint
 
 from data.manifest import Manifest
 from data.mixture.plan import Plan
@@ -33,14 +32,19 @@ from train.callbacks.spikes import GoBack, SpikeGuard
 from train.callbacks.steps import StepRecorder
 from train.callbacks.stop import StopOnSignal
 from train.callbacks.watchdog import Watchdog
-from train.checkpoint import Checkpointer
-from train.checkpoint_contents import Contents, dataset_tokenizer
-from train.checkpoint_files import newest_checkpoint, steps_of
+from train.checkpoints.checkpointer import Checkpointer
+from train.checkpoints.contents import Contents, dataset_tokenizer
+from train.checkpoints.loading import load_checkpoint
+from train.checkpoints.names import newest_checkpoint, steps_of
+from train.checkpoints.remote import RemoteRun, fetch_run
+from train.checkpoints.retention import Retention
+from train.checkpoints.verify import newest_good_checkpoint
+from train.checkpoints.weights import load_weights
 from train.clipping import GradientClipping
 from train.console import Console
 from train.counted_targets import CountTargets
 from train.events import record
-from train.history import History
+from train.history import History, continue_run
 from train.initial_weights import weights_to_begin_with
 from train.layout import Layout
 from train.learning_rate import LearningRate
@@ -53,7 +57,6 @@ from train.recipe import Recipe
 from train.run_directory import RunDirectory
 from train.temporary_folder import own_temporary_folder
 from train.wandb_run import WandbRun
-from train.weights import load_weights
 from train.words import byte_count, short
 
 
@@ -66,12 +69,18 @@ def train(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run:
     """
     lock = run.lock() if dist.get_global_rank() == 0 else nullcontext()
     with lock, own_temporary_folder(run):
-        fit(recipe, manifest, plan, history, run)
+        dist.initialize_dist(build_device(), timeout=recipe.dist_timeout)
+        newest = newest_checkpoint(run.checkpoints)
+        checkpoint = newest_good_checkpoint(run.checkpoints, say, fetch_again=lambda: fetch_run(recipe, run, say))
+        if checkpoint != newest:  # which was damaged
+            plan, history = continue_run(run, recipe, manifest)
+        fit(recipe, manifest, plan, history, run, checkpoint)
 
 
-def fit(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: RunDirectory) -> None:
-    """Train from the newest checkpoint of the run, or from the beginning, to the recipe's end."""
-    checkpoint = newest_checkpoint(run.checkpoints)
+def fit(
+    recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: RunDirectory, checkpoint: Path | None
+) -> None:
+    """Train from a checkpoint of the run, or from the beginning, to the recipe's end."""
     contents = Contents(recipe.model, dataset_tokenizer(recipe.dataset, manifest))
     steps = run.steps_done() + math.ceil((recipe.end - history.samples) / recipe.global_train_batch_size)
     console = Console(recipe.interval_steps(recipe.log_interval), steps, plan.domains)
@@ -90,6 +99,8 @@ def fit(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: R
     quieten()
     with warnings.catch_warnings(record=True):  # Composer's, that an attribute which it asks for is old
         trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, contents, console)
+    if checkpoint:
+        load_checkpoint(trainer.state, checkpoint)
     try:
         train_to_the_end(trainer)
     finally:
@@ -105,7 +116,7 @@ def train_to_the_end(trainer: Trainer) -> None:
         except GoBack as back:
             checkpoint = back.checkpoint
         gc.collect()  # what read ahead ends here
-        load_checkpoint(str(checkpoint), trainer.state, trainer.logger, progress_bar=False)
+        load_checkpoint(trainer.state, checkpoint)
 
 
 def build_trainer(
@@ -118,9 +129,7 @@ def build_trainer(
     contents: Contents,
     console: Console,
 ) -> Trainer:
-    """Composer's trainer with everything that the recipe asks for, loaded from `checkpoint` if there is one."""
-    device = build_device()
-    dist.initialize_dist(device, timeout=recipe.dist_timeout)
+    """Composer's trainer with everything that the recipe asks for; `checkpoint` says what it will be loaded from."""
     model = build_model(recipe, manifest, plan)
     shard(model, precision(recipe), recipe.parallel, Layout.of(recipe, dist.get_world_size()))
     count = count_parameters(recipe.model)
@@ -136,13 +145,18 @@ def build_trainer(
         initialise(model.model, recipe.model, recipe.seed)
     clipping = GradientClipping(recipe.optimizer.clip_norm)
     audits = [AuditRecorder(run.path / FOLDER, plan, recipe.global_train_batch_size)] if recipe.audit else []
+    watchdog = Watchdog(recipe.dist_timeout)
     checkpointer = Checkpointer(
         run.checkpoints,
         recipe.interval_steps(recipe.save_interval),
-        recipe.checkpoints.keep_last,
+        Retention(recipe.checkpoints.keep_last, recipe.keep_every_steps),
         history,
         contents,
+        remote=RemoteRun.of(recipe),
+        asynchronous=recipe.checkpoints.asynchronous,
+        say=console.say,
         before_save=[recorder.flush for recorder in audits],
+        while_waiting=watchdog.rewind,
     )
     guard = SpikeGuard(recipe, plan, model, clipping, checkpointer, run, console)
     recorder = StepRecorder(
@@ -171,17 +185,15 @@ def build_trainer(
             *audits,
             checkpointer,
             StopOnSignal(checkpointer),
-            Watchdog(recipe.dist_timeout),
+            watchdog,
         ],
         run_name=recipe.run_name,
         dist_timeout=recipe.dist_timeout,
         parallelism_config=parallelism(),
-        device=device,
+        device=build_device(),
         precision=precision(recipe),
         device_train_microbatch_size=recipe.device_train_microbatch_size
         or recipe.global_train_batch_size // dist.get_world_size(),
-        load_path=str(checkpoint) if checkpoint else None,
-        load_progress_bar=False,
         progress_bar=False,
         spin_dataloaders=False,  # the training data resumes by itself, and held-out data is the same every time
         seed=recipe.seed,
@@ -194,6 +206,11 @@ def open_wandb(recipe: Recipe, run: RunDirectory) -> WandbRun | None:
         return None
     config = yaml.safe_load(to_yaml(recipe))
     return WandbRun(recipe.wandb, recipe.run_name, run.wandb_id(), run.path, config)
+
+
+def say(line: str) -> None:
+    if dist.get_global_rank() == 0:
+        print(f"train: {line}", flush=True)
 
 
 def quieten() -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from data.manifest import Manifest
 from train.changes import Change, changes, refusal
-from train.checkpoint_files import newest_checkpoint, steps_of
+from train.checkpoints.names import newest_checkpoint, steps_of
 from train.errors import RecipeError
 from train.reader import to_yaml
 from train.recipe import Recipe

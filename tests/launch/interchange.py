@@ -8,8 +8,8 @@ from data.prepare import bpe
 from model.config import AttentionConfig, ModelConfig
 from model.dbrx import DbrxForCausalLM
 from model.ffn_config import FFNConfig
-from train.checkpoint_contents import Contents
-from train.weights import write_weights
+from train.checkpoints.contents import Contents
+from train.checkpoints.weights import write_weights
 
 SENTENCES = [f"the {a} of {b}s isn't {a}{b}, it's {i:05} naïve {b}\n" for i, (a, b) in enumerate(
     (a, b) for a in ("brick", "layer", "kiln", "mortar") for b in ("wall", "arch", "vault", "course")

@@ -18,8 +18,8 @@ from launch.cli import main
 from model.config import AttentionConfig, AttentionImplementation, ExpertsImplementation
 from model.ffn_config import LossScope
 from model.huggingface import from_huggingface
-from train.checkpoint_contents import MODEL, Contents, read_contents
-from train.weights import CheckpointWeights
+from train.checkpoints.contents import MODEL, Contents, read_contents
+from train.checkpoints.weights import CheckpointWeights
 
 from interchange import CONFIG, SENTENCES, TOKENIZER, write_checkpoint
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from launch.cli import main
 from launch.plan.drawing import FEWEST_ROWS, draw_mixture
+from train.checkpoints.checksums import write_checksums
 from train.curriculum.build import build_plan
 from train.history import continue_run
 from train.inputs import read_run
@@ -234,6 +235,7 @@ def begin_run(recipe: str) -> None:
     (checkpoint / ".metadata").touch()
     run.describe(settings, manifest, summarise(settings, manifest, plan, 1))
     history.write(checkpoint, 50 * BATCH)
+    write_checksums(checkpoint, {})
 
 
 def test_what_a_run_has_had_counts(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:

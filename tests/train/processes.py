@@ -81,29 +81,30 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def die_while_saving(step: int) -> Prepare:
-    """Kill the process without warning when the checkpoint of `step` is written but not yet named."""
-    return Killer(step)
+def die_while_saving(step: int, before: str = "publish") -> Prepare:
+    """Kill the process without warning in the save of `step`, before this function of train/checkpoints/writing.py is
+    called; `publish` gives a checkpoint that is written its name."""
+    return Killer(step, before)
 
 
 class Killer:
     """Picklable, so that it can be sent to the child."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, before: str) -> None:
         self.step = step
+        self.before = before
 
     def __call__(self) -> None:
-        import train.checkpoint as module
+        from train.checkpoints import writing
 
-        save = module.save_checkpoint
+        do, name = getattr(writing, self.before), f"ba{self.step:08d}"
 
-        def save_and_die(state: Any, filename: str) -> str | None:
-            written = save(state, filename)
-            if state.timestamp.batch.value == self.step:
+        def do_or_die(*arguments: Any) -> Any:
+            if any(name in str(argument) for argument in arguments):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return written
+            return do(*arguments)
 
-        module.save_checkpoint = save_and_die
+        setattr(writing, self.before, do_or_die)
 
 
 class Poison:

@@ -83,6 +83,8 @@ BAD_VALUES = [
     ("on_spike.min_history=200", "on_spike.min_history", "at most window (128)"),
     ("on_spike.threshold=0", "on_spike.threshold", "above 0"),
     ("on_spike.non_finite=warn", "on_spike.non_finite", "skip_batch or rollback or stop"),
+    ("checkpoints.remote=/backup", "checkpoints.remote", "expected an address such as"),
+    ("checkpoints.keep_every=often", "checkpoints.keep_every", "expected a time such as"),
     ("dataset.num_workers=-1", "dataset.num_workers", "0 or more"),
     ("model.d_model=0", "model.d_model", ""),
     ("model.attn_config.clip_qkv=-8", "model.attn_config.clip_qkv", ""),
@@ -92,6 +94,7 @@ BAD_VALUES = [
     ("model.rope_parameters.factor=2", "model.rope_parameters.factor", "no such key with rope_type default"),
     ("model.rope_parameters.rope_type=linear", "model.rope_parameters.factor", "at least 1 with rope_type linear"),
     # combinations that can't be
+    ("checkpoints.keep_every=6ba", "checkpoints.keep_every", "expected a multiple of save_interval (4 steps)"),
     ("model.attn_implementation=flash_attention_2", "model.attn_implementation", "expected precision bf16"),
     ("model.ffn_config.moe_top_k=5", "model.ffn_config.moe_top_k", "at most moe_num_experts (4)"),
     ("model.ffn_config.first_k_dense_replace=2", "model.ffn_config.first_k_dense_replace", "less than n_layers (2)"),

@@ -11,11 +11,11 @@ import yaml
 
 from data.errors import DataError
 from launch.cli import main
-from train.checkpoint_contents import Contents, dataset_tokenizer, find_checkpoint, read_contents
+from train.checkpoints.contents import Contents, dataset_tokenizer, find_checkpoint, read_contents
+from train.checkpoints.weights import CheckpointWeights
 from train.errors import RecipeError
 from train.inputs import read_run
 from train.recipe import DatasetConfig
-from train.weights import CheckpointWeights
 
 from processes import brickyard
 
@@ -171,9 +171,13 @@ def test_a_datasets_tokenizer_is_brought_from_its_remote_and_must_be_the_one(wor
 
 
 def test_a_broken_checkpoint_is_no_run(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints" / "ba00000004").mkdir(parents=True)
+    broken = tmp_path / "checkpoints" / "ba00000004"
+    broken.mkdir(parents=True)
+    with pytest.raises(RecipeError, match="is no checkpoint, and no run that has saved one"):
+        find_checkpoint(tmp_path)
+    (broken / ".metadata").touch()
     with pytest.raises(RecipeError, match=r"model\.yaml is missing"):
-        read_contents(find_checkpoint(tmp_path))
+        read_contents(find_checkpoint(broken))
 
 
 def test_biases_that_the_weights_lack_begin_at_nothing(base: SimpleNamespace, workshop: SimpleNamespace) -> None:

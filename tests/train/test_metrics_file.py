@@ -31,8 +31,22 @@ def test_a_damaged_line_before_the_last_is_said(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"batch": 1}\n{"bat\n{"batch": 3}\n')
     with pytest.raises(RecipeError, match=r"metrics\.jsonl:2: this line is damaged"):
-        MetricsFile(path).open_after(3)
+        MetricsFile(path).open_after(2)
+    with pytest.raises(RecipeError, match=r"metrics\.jsonl:2: this line is damaged"):
+        [*iterate_rows(path)]
     assert path.read_text().count("\n") == 3
+
+
+@pytest.mark.parametrize(("batch", "kept"), [(0, 0), (1, 1), (2, 3), (5, 4)])
+def test_rows_are_looked_for_from_the_end(tmp_path: Path, batch: int, kept: int) -> None:
+    """A step's evaluation has its batch too; what lies before the rows to keep is not read."""
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"batch": number, "x": "y" * 5000}) + "\n" for number in (1, 2, 2, 3)]
+    path.write_text("".join(lines))
+    file = MetricsFile(path)
+    file.open_after(batch)
+    file.close()
+    assert path.read_text() == "".join(lines[:kept])
 
 
 def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """A run that is killed and started again is the run that was never killed, bit for bit."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,7 +13,10 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from torch.distributed.checkpoint import FileSystemReader, load
+
+from train.checkpoints.checksums import write_checksums
+from train.checkpoints.safe_reader import SafeReader, load_tensors
+from train.checkpoints.weights import MODEL
 
 from processes import brickyard, die_while_saving, finish, start
 
@@ -50,7 +55,8 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 def names(run: Path) -> set[str]:
-    return {path.name for path in (run / "checkpoints").iterdir()}
+    """Of the run's checkpoints, and of whatever else lies beside them."""
+    return {path.name for path in (run / "checkpoints").iterdir()} - {"latest"}
 
 
 def test_every_step_is_recorded_once(uninterrupted: Path) -> None:
@@ -97,11 +103,13 @@ def test_the_last_step_s_counts_and_biases_are_in_the_checkpoint(uninterrupted: 
 
 def saved_buffers(checkpoint: Path) -> dict[str, torch.Tensor]:
     """What the model keeps beside its parameters, by name."""
-    known = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    names = [name for name in known if name.endswith(("last_step_tokens", "expert_bias"))]
-    found = {name: torch.empty(known[name].size, dtype=known[name].properties.dtype) for name in names}
-    load(found, checkpoint_id=checkpoint)
-    return {name.removeprefix("state.model."): value for name, value in found.items()}
+    reader = SafeReader(checkpoint)
+    names = [name for name in reader.tensors if name.endswith(("last_step_tokens", "expert_bias"))]
+    found = {
+        name: torch.empty(reader.tensors[name].size, dtype=reader.tensors[name].properties.dtype) for name in names
+    }
+    load_tensors(reader, found, no_dist=True)
+    return {name.removeprefix(MODEL): value for name, value in found.items()}
 
 
 def test_killed_between_saves(uninterrupted: Path, workshop: SimpleNamespace) -> None:
@@ -126,13 +134,143 @@ def wait_for_step(run: Path, step: int, process: Any) -> None:
     raise AssertionError("the run ended, or never came to the step")
 
 
-def test_killed_while_saving(uninterrupted: Path, workshop: SimpleNamespace) -> None:
-    run = workshop.root / "runs" / "half-saved"
-    assert train(workshop, "half-saved", before=die_while_saving(8)) == [-signal.SIGKILL]
-    assert names(run) == {"ba00000004", ".partial-ba00000008"}
-    assert train(workshop, "half-saved") == [0]
+@pytest.mark.parametrize(
+    ("before", "left"),
+    [
+        ("write_tensors", {"ba00000004"}),
+        ("publish", {"ba00000004", ".partial-ba00000008"}),
+        ("point_to", {"ba00000004", "ba00000008"}),
+    ],
+)
+def test_killed_while_saving(uninterrupted: Path, workshop: SimpleNamespace, before: str, left: set[str]) -> None:
+    name = f"killed-before-{before}"
+    run = workshop.root / "runs" / name
+    assert train(workshop, name, before=die_while_saving(8, before)) == [-signal.SIGKILL]
+    assert names(run) == left
+    assert (run / "checkpoints" / "latest").read_text() == "ba00000004\n"
+    assert train(workshop, name) == [0]
+    assert names(run) == {"ba00000008", "ba00000012"}
+    assert (run / "checkpoints" / "latest").read_text() == "ba00000012\n"
+    assert rows(run) == rows(uninterrupted)
+
+
+class WaitForSteps:
+    """Holds a save back until training has gone on beside it."""
+
+    def __init__(self, metrics: Path) -> None:
+        self.metrics = metrics
+
+    def __call__(self) -> None:
+        from train.checkpoints import writing
+
+        publish = writing.publish
+
+        def publish_later(snapshot: Any, *arguments: Any) -> None:
+            wanted, deadline = f'"batch": {min(12, snapshot.step + 3)},', time.monotonic() + 60
+            while wanted not in self.metrics.read_text():
+                assert time.monotonic() < deadline, "training waits for the save"
+                time.sleep(0.01)
+            publish(snapshot, *arguments)
+
+        writing.publish = publish_later
+
+
+def test_training_goes_on_beside_a_save_and_does_not_change_it(uninterrupted: Path, workshop: SimpleNamespace) -> None:
+    run = workshop.root / "runs" / "beside"
+    assert train(workshop, "beside", before=WaitForSteps(run / "metrics.jsonl")) == [0]
+    assert "can't be written" not in log_of(workshop, "beside").read_text()
+    shutil.rmtree(run / "checkpoints" / "ba00000012")
+    assert train(workshop, "beside") == [0]  # from step 8, whose checkpoint was written when step 11 was done
+    assert rows(run) == rows(uninterrupted)
+
+
+class FullDisk:
+    """The disk is full for the checkpoints of these steps, on one rank."""
+
+    def __init__(self, *steps: int, rank: str = "0") -> None:
+        self.names = [f"ba{step:08d}" for step in steps]
+        self.rank = rank
+
+    def __call__(self) -> None:
+        from train.checkpoints.tensors import _HashedFile
+
+        write = _HashedFile.write
+
+        def refuse(file: Any, data: Any) -> int:
+            if os.environ["RANK"] == self.rank and any(name in str(file.name) for name in self.names):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(file, data)
+
+        _HashedFile.write = refuse  # type: ignore[method-assign]
+
+
+def test_a_full_disk_is_survived_while_it_passes(uninterrupted: Path, workshop: SimpleNamespace) -> None:
+    run, log = workshop.root / "runs" / "full-once", log_of(workshop, "full-once")
+    assert train(workshop, "full-once", before=FullDisk(8)) == [0]
+    assert names(run) == {"ba00000004", "ba00000012"}
+    said = log.read_text()
+    assert "warning: the checkpoint of step 8 can't be written (No space left on device)" in said
+    assert f"the newest good one is {run}/checkpoints/ba00000004; training goes on" in said
+    assert rows(run) == rows(uninterrupted)
+
+
+def test_a_full_disk_ends_the_run_when_it_stays(uninterrupted: Path, workshop: SimpleNamespace) -> None:
+    run, log = workshop.root / "runs" / "full", log_of(workshop, "full")
+    assert train(workshop, "full", before=FullDisk(12, rank="1"), ranks=2) == [2, 2]
+    assert names(run) == {"ba00000004", "ba00000008"}
+    assert "brickyard train: the checkpoint of step 12 can't be written (No space left on device)" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    log.unlink()
+    assert train(workshop, "full", "save_interval=1ba", "max_duration=20ba", before=FullDisk(*range(9, 20))) == [2]
+    assert log.read_text().count("training goes on") == 2
+    assert "the checkpoint of step 11 can't be written" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def damage(file: Path) -> None:
+    """One bit."""
+    with file.open("r+b") as content:
+        content.seek(file.stat().st_size // 2)
+        byte = content.read(1)[0]
+        content.seek(-1, os.SEEK_CUR)
+        content.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("file", ["__0_0.distcp", "checksums.json"])
+def test_a_damaged_checkpoint_is_passed_over(uninterrupted: Path, workshop: SimpleNamespace, file: str) -> None:
+    name = f"damaged-{file}"
+    run, log = workshop.root / "runs" / name, log_of(workshop, name)
+    shutil.copytree(uninterrupted, run)
+    damage(run / "checkpoints" / "ba00000012" / file)
+    assert train(workshop, name) == [0]
+    said = log.read_text()
+    assert "ba00000012 is set aside" in said and file in said
+    assert "going on from" in said and "ba00000008, at step 8" in said
     assert names(run) == {"ba00000008", "ba00000012"}
     assert rows(run) == rows(uninterrupted)
+
+
+def test_without_a_good_checkpoint_a_run_ends(uninterrupted: Path, workshop: SimpleNamespace) -> None:
+    run, log = workshop.root / "runs" / "all-damaged", log_of(workshop, "all-damaged")
+    shutil.copytree(uninterrupted, run)
+    for checkpoint in names(run):
+        damage(run / "checkpoints" / checkpoint / "__0_0.distcp")
+    for _ in range(2):  # it does not begin anew the second time
+        log.unlink(missing_ok=True)
+        assert train(workshop, "all-damaged", "max_duration=16ba", ranks=2) == [2, 2]
+        assert "no checkpoint is good (2 damaged)" in log.read_text()
+        assert "Traceback" not in log.read_text()
+
+
+def test_another_version_s_checkpoint_is_refused(uninterrupted: Path, workshop: SimpleNamespace) -> None:
+    run, log = workshop.root / "runs" / "version", log_of(workshop, "version")
+    shutil.copytree(uninterrupted, run)
+    checkpoint = run / "checkpoints" / "ba00000012"
+    state = checkpoint / "state.json"
+    state.write_text(state.read_text().replace('"version": 1', '"version": 7'))
+    write_checksums(checkpoint, {})
+    assert train(workshop, "version", "max_duration=16ba") == [2]
+    assert f"{state} has version 7, this Brickyard reads version 1" in log.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

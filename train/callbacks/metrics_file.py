@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,16 +23,14 @@ class MetricsFile:
     def open_after(self, batch: int) -> None:
         """Forget the rows after step `batch` (they will be written again) and any half-written line.
 
+        It takes as long as there are rows to forget, however many there are before them.
+
         Raises:
-            RecipeError: a line is damaged.
+            RecipeError: a line among them, or the one before, is damaged.
         """
         self.close()
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with partial.open("w") as kept:
-            for row in iterate_rows(self.path):
-                if row["batch"] <= batch:
-                    kept.write(json.dumps(row) + "\n")
-        partial.replace(self.path)
+        if self.path.exists():
+            os.truncate(self.path, end_of_rows(self.path, batch))
         self._file = self.path.open("a", buffering=1)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -43,6 +43,23 @@ class MetricsFile:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def end_of_rows(path: Path, batch: int) -> int:
+    """Where the last row ends that was written at step `batch` or before; looked for from the end."""
+    if not path.stat().st_size:
+        return 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        end = content.rfind(b"\n") + 1  # what comes after it was cut short
+        while end:
+            start = content.rfind(b"\n", 0, end - 1) + 1
+            try:
+                if json.loads(content[start:end])["batch"] <= batch:
+                    return end
+            except (ValueError, TypeError, KeyError):
+                raise damaged(path, content[:start].count(b"\n") + 1) from None
+            end = start
+    return 0
 
 
 def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -59,6 +76,10 @@ def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 if line.endswith("\n"):
-                    raise RecipeError(f"{path}:{number}: this line is damaged; mend it, or take it out") from None
+                    raise damaged(path, number) from None
                 return
             yield row
+
+
+def damaged(path: Path, number: int) -> RecipeError:
+    return RecipeError(f"{path}:{number}: this line is damaged; mend it, or take it out")

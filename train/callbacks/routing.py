@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-
-VERSION = 1
 
 
 class RoutingSum:
@@ -34,14 +31,11 @@ class RoutingSum:
         self.steps, self.tokens_LME = 0, None
         return columns
 
-    def dump(self) -> str:
-        """For the checkpoint: one opaque leaf, because a checkpoint whose keys have changed does not load."""
-        tokens = None if self.tokens_LME is None else self.tokens_LME.tolist()
-        return json.dumps({"version": VERSION, "steps": self.steps, "tokens": tokens})
+    def dump(self) -> dict[str, Any]:
+        """Plain values for the checkpoint."""
+        return {"steps": self.steps, "tokens": None if self.tokens_LME is None else self.tokens_LME.tolist()}
 
-    def load(self, text: str) -> None:
-        """What `dump` has written."""
-        content = json.loads(text)
-        assert content["version"] == VERSION
+    def load(self, content: dict[str, Any]) -> None:
+        """What `dump` has returned."""
         self.steps = content["steps"]
         self.tokens_LME = None if content["tokens"] is None else torch.tensor(content["tokens"], dtype=torch.int64)

@@ -15,8 +15,8 @@ from data.mixture.plan import Plan
 from model.composer_model import DbrxComposerModel
 from model.statistics import StepStatistics
 from train.callbacks.statistics import sum_over_ranks
-from train.checkpoint import Checkpointer
-from train.checkpoint_files import remove_after, steps_of
+from train.checkpoints.checkpointer import Checkpointer
+from train.checkpoints.names import steps_of
 from train.clipping import GradientClipping
 from train.console import Console
 from train.errors import Diverged
@@ -125,6 +125,7 @@ class SpikeGuard(Callback):
 
     def roll_back(self, spike: Spike, state: State) -> None:
         """Raises GoBack, if there is a checkpoint to go back to."""
+        self.checkpointer.finish(must=False)
         history = self.checkpointer.history
         first, end = self.samples(state)
         first = max(0, first - self.config.skip_before * self.batch)
@@ -139,7 +140,7 @@ class SpikeGuard(Callback):
             self.stop(spike, state, f"the run went back to step {rollback.back_to:,} too often")
         self.say(spike, state, f"back to step {rollback.back_to:,}, without samples {first:,} to {end - 1:,}")
         if dist.get_global_rank() == 0:  # killed in between, the run comes to the same spike again
-            remove_after(checkpoint)
+            self.checkpointer.forget_after(checkpoint)
             record_rollback(self.run, rollback, **described(spike))
         self.checkpointer.history = replace(history, rollbacks=(*history.rollbacks, rollback))
         dist.barrier()

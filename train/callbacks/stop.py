@@ -10,7 +10,7 @@ import torch
 from composer import Callback, Event, Logger, State
 from composer.utils import dist
 
-from train.checkpoint import Checkpointer
+from train.checkpoints.checkpointer import Checkpointer
 from train.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -20,7 +20,11 @@ class Watchdog(Callback):
         if event in (Event.FIT_END, Event.INIT):
             faulthandler.cancel_dump_traceback_later()
         elif event not in (Event.BEFORE_LOAD, Event.AFTER_LOAD):
-            faulthandler.dump_traceback_later(self.timeout, exit=True)
+            self.rewind()
+
+    def rewind(self) -> None:
+        """All is well: the clock begins anew."""
+        faulthandler.dump_traceback_later(self.timeout, exit=True)
 
     def close(self, state: State, logger: Logger) -> None:
         faulthandler.cancel_dump_traceback_later()

@@ -10,12 +10,12 @@ from data.manifest import AGAIN, Manifest
 from data.remote import fetch_tokenizer
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig
-from train.checkpoint_files import newest_checkpoint
+from train.checkpoints.names import newest_checkpoint
 from train.errors import RecipeError
 from train.reader import RecipeSource, read_recipe, to_yaml
 from train.recipe import DatasetConfig
 
-METADATA = ".metadata"  # torch's, in the folder of every whole checkpoint
+METADATA = ".metadata"  # torch's index of the tensors, in every checkpoint
 MODEL = "model.yaml"
 TOKENIZER = "tokenizer"
 

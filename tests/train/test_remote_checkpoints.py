@@ -1,0 +1,172 @@
+"""A run's copy in an object store: a run goes on from it on an empty disk, and from any kind of store."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from train.checkpoints.checksums import write_checksums
+from train.checkpoints.remote import RemoteRun
+from train.checkpoints.retention import Retention
+from train.checkpoints.stores import Store, open_store
+from train.errors import RecipeError
+from train.run_directory import RunDirectory
+
+from processes import brickyard
+
+moto = pytest.importorskip("moto.server", reason="moto is not installed; `make setup` brings it")
+
+TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}  # what depends on the clock
+BUCKET = "bricks"
+
+
+class S3Settings:
+    """What a user sets to reach an object store; also in a child, which does not inherit it."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.settings = {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": endpoint,
+        }
+
+    def __call__(self) -> None:
+        os.environ.update(self.settings)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Settings]:
+    """A server that speaks as S3 does, with an empty bucket."""
+    import boto3
+
+    server = moto.ThreadedMotoServer(port=0)
+    server.start()
+    settings = S3Settings("http://{}:{}".format(*server.get_host_and_port()))
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in settings.settings.items():
+            patch.setenv(key, value)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield settings
+    server.stop()
+
+
+@pytest.fixture(params=["file", "memory", "s3", "s3 at its root"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, s3: S3Settings) -> Store:
+    urls = {
+        "file": f"file://{tmp_path}/copies/run",
+        "memory": "memory://copies/run",
+        "s3": f"s3://{BUCKET}/copies/run/",
+        "s3 at its root": f"s3://{BUCKET}",
+    }
+    return open_store(urls[request.param])
+
+
+def test_every_kind_of_store_does_the_same(store: Store, tmp_path: Path) -> None:
+    file, fetched = tmp_path / "file", tmp_path / "fetched"
+    for content in (b"one", b"two"):  # a file may come again
+        file.write_bytes(content)
+        store.put(file, "a/b/c")
+    store.put(file, "a/bc")
+    store.put(file, "d")
+    assert [key for key in store.find() if not key.startswith("copies/")] == ["a/b/c", "a/bc", "d"]
+    assert store.find("a/b/") == ["a/b/c"]
+    assert store.find("a/b") == ["a/b/c", "a/bc"]
+    assert store.find("nothing/here") == []
+    store.get("a/b/c", fetched)
+    assert fetched.read_bytes() == b"two"
+    store.remove(["a/b/c", "d"])
+    store.remove([])
+    assert store.find("a") == ["a/bc"]
+    with pytest.raises(Exception, match=r"404|a/b/c"):
+        store.get("a/b/c", fetched)
+    store.remove(["a/bc"])
+
+
+def _made_up(folder: Path, *steps: int) -> list[Path]:
+    made = []
+    for step in steps:
+        checkpoint = folder / f"ba{step:08d}"
+        (checkpoint / "tokenizer").mkdir(parents=True)
+        (checkpoint / "tokenizer" / "ranks").write_text("ranks")
+        (checkpoint / "__0_0.distcp").write_bytes(bytes(range(100)))
+        write_checksums(checkpoint, {})
+        made.append(checkpoint)
+    return made
+
+
+def test_half_a_copy_is_none_and_a_damaged_one_is_passed_over(tmp_path: Path) -> None:
+    remote = RemoteRun(open_store(f"file://{tmp_path}/copies/run"))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("rows\n")
+    for checkpoint in _made_up(run / "checkpoints", 4, 8, 12, 16):
+        remote.put_files(checkpoint, ["__0_0.distcp", "tokenizer/ranks"])
+        if checkpoint.name != "ba00000016":
+            remote.complete(checkpoint, run, Retention(2))
+    assert remote.steps() == [8, 12]
+    (tmp_path / "copies/run/checkpoints/ba00000012/__0_0.distcp").write_bytes(bytes(100))
+    said: list[str] = []
+    elsewhere = RunDirectory(tmp_path / "elsewhere")
+    remote.fetch_newest(elsewhere, said.append)
+    assert [path.name for path in elsewhere.checkpoints.iterdir()] == ["ba00000008"]
+    assert (elsewhere.checkpoints / "ba00000008" / "tokenizer" / "ranks").read_text() == "ranks"
+    assert elsewhere.metrics.read_text() == "rows\n"
+    assert sum("the copy of ba00000012" in line and "is damaged" in line for line in said) == 1
+
+
+def test_addresses_that_nothing_here_speaks_to() -> None:
+    with pytest.raises(RecipeError, match=r"checkpoints\.remote: carrier-pigeon://x: "):
+        open_store("carrier-pigeon://x")
+
+
+def train(
+    workshop: SimpleNamespace, name: str, s3: S3Settings, *overrides: str, ranks: int = 1
+) -> tuple[list[int | None], str]:
+    log = workshop.root / f"{name}.log"
+    command = ["train", str(workshop.recipe), f"run_name={name}", f"checkpoints.remote=s3://{BUCKET}/runs", *overrides]
+    code = brickyard(command, log, ranks, before=s3)
+    return code, log.read_text()
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+def test_a_run_goes_on_from_its_copy(workshop: SimpleNamespace, s3: S3Settings) -> None:
+    """On an empty disk, on two ranks, and where the copy on the disk is damaged."""
+    run = workshop.root / "runs" / "copied"
+    quiet = ["model.resid_pdrop=0", "model.ffn_config.moe_jitter_eps=null"]
+    code, log = train(workshop, "copied", s3, *quiet, ranks=2)
+    assert code == [0, 0], log
+    copies = RemoteRun(open_store(f"s3://{BUCKET}/runs/copied"))
+    assert copies.steps() == [8, 12]
+    before = rows(run)
+    shutil.rmtree(run)
+    code, log = train(workshop, "copied", s3, *quiet, "max_duration=16ba")
+    assert code == [0], log
+    assert f"fetching ba00000012 from s3://{BUCKET}/runs/copied" in log
+    assert rows(run)[: len(before)] == before
+    assert [row["batch"] for row in rows(run) if "lr" in row] == list(range(1, 17))
+    assert copies.steps() == [12, 16]
+    tensors = run / "checkpoints" / "ba00000016" / "__0_0.distcp"
+    tensors.write_bytes(bytes(tensors.stat().st_size))
+    code, log = train(workshop, "copied", s3, *quiet, "max_duration=20ba")
+    assert code == [0], log
+    assert "ba00000016 is set aside" in log and "going on from" in log and "at step 16" in log
+    shutil.rmtree(run)
+    code, log = train(workshop, "copied", s3, "seed=7", "max_duration=24ba")  # what the run began with is known
+    assert (code, "seed was 3 and is now 7" in log) == ([2], True)
+
+
+def test_a_store_that_is_not_there(workshop: SimpleNamespace, s3: S3Settings) -> None:
+    code, log = train(workshop, "nowhere", s3, "checkpoints.remote=s3://no-such-bucket/runs")
+    assert code == [2]
+    assert "can't fetch the run from s3://no-such-bucket/runs/nowhere: " in log
+    assert "Traceback" not in log

@@ -1,0 +1,204 @@
+"""Saves a run every so many steps. A step waits for a copy of its tensors, and no longer: files are written beside
+training, one checkpoint at a time."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from composer import Callback, Event, Logger, State, Time
+
+from train.checkpoints.contents import Contents
+from train.checkpoints.names import PARTIAL, newest_checkpoint, remove, remove_leftovers, steps_of, whole_checkpoints
+from train.checkpoints.remote import RemoteRun
+from train.checkpoints.retention import Retention
+from train.checkpoints.state import FILE, state_of
+from train.checkpoints.tensors import HostCopy, tensors_of
+from train.checkpoints.writing import (
+    SaveFailed,
+    Snapshot,
+    copy_checkpoint,
+    drop_older,
+    point_to,
+    write_checkpoint,
+)
+from train.errors import RecipeError
+from train.history import History
+
+MOST_FAILURES = 3  # in a row; then the run ends
+LONGEST = timedelta(hours=1)  # that one rank waits for another in a save
+
+
+class Checkpointer(Callback):
+    """Saves every `interval` steps and at the end of the run.
+
+    A save that fails is said and training goes on; the third in a row ends the run, and so does one that the run waits
+    for: the last, or one that a signal asked for. A copy that fails is said, and ends the run only if it is waited for.
+
+    Args:
+        folder: where checkpoints lie.
+        interval: optimizer steps between two of them.
+        retention: which of them stay.
+        history: the curricula of the run, which each checkpoint holds.
+        contents: the model's config and the tokenizer, which each checkpoint holds as well.
+        remote: where checkpoints are copied to as well.
+        asynchronous: write files beside training; if not, each save is waited for.
+        say: takes a line for the console.
+        before_save: called one after another on every rank before a checkpoint is written.
+        while_waiting: called every second that this process waits for a save.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        interval: int,
+        retention: Retention,
+        history: History,
+        contents: Contents,
+        *,
+        remote: RemoteRun | None = None,
+        asynchronous: bool = True,
+        say: Callable[[str], None] = print,
+        before_save: Sequence[Callable[[], None]] = (),
+        while_waiting: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder = folder
+        self.interval = interval
+        self.retention = retention
+        self.history = history
+        self.contents = contents
+        self.remote = remote
+        self.asynchronous = asynchronous
+        self.say = say
+        self.before_save = before_save
+        self.while_waiting = while_waiting
+        self.failures = 0  # in a row
+        self._copies = HostCopy()
+        self._saving: Saving | None = None
+        self._group: dist.ProcessGroup | None = None
+
+    def init(self, state: State, logger: Logger) -> None:
+        self._group = dist.new_group(backend="gloo", timeout=LONGEST)  # training sends on the others meanwhile
+        if dist.get_rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.folder, PARTIAL)  # of a save that was killed
+        dist.barrier(self._group)
+
+    def run_event(self, event: Event, state: State, logger: Logger) -> None:
+        if event == Event.INIT:
+            self.init(state, logger)
+        # After evaluation, so that what is logged for this step is complete when the step is saved.
+        elif event == Event.BATCH_CHECKPOINT:
+            assert state.max_duration is not None
+            finished = state.timestamp >= Time.from_input(state.max_duration)
+            if finished or state.timestamp.batch.value % self.interval == 0:
+                self.save(state, wait=finished)
+
+    def close(self, state: State, logger: Logger) -> None:
+        """However the run ends, what is half written is written to its end."""
+        if self._saving:
+            self._saving.wait(self.while_waiting)
+
+    def save_unless_saved(self, state: State) -> None:
+        """Save this step, unless it has just been saved, and wait until it is on the disk.
+
+        Raises:
+            RecipeError: it can't be saved.
+        """
+        self.finish(must=False)
+        newest = newest_checkpoint(self.folder)
+        if newest is None or steps_of(newest) != state.timestamp.batch.value:
+            self.save(state, wait=True)
+
+    def save(self, state: State, wait: bool = False) -> None:
+        """Begin to save this step; with `wait`, until it is on the disk. Called on every rank.
+
+        Raises:
+            RecipeError: it can't be saved, or the one before could not and was one too many.
+        """
+        self.finish(must=False)
+        for write in self.before_save:
+            write()
+        rest, history, samples = state_of(state), self.history, state.timestamp.sample.value
+        tensors = tensors_of(state.model, state.optimizers[0])
+
+        def write_rest(checkpoint: Path) -> None:
+            (checkpoint / FILE).write_text(json.dumps(rest, indent=1) + "\n")
+            history.write(checkpoint, samples)
+            self.contents.write(checkpoint)
+
+        snapshot = Snapshot(state.timestamp.batch.value, tensors, self._copies.of(tensors), write_rest)
+        self._saving = Saving(snapshot.step, lambda: self.write(snapshot))
+        if wait or not self.asynchronous:
+            self.finish(must=wait)
+
+    def forget_after(self, checkpoint: Path) -> None:
+        """Remove newer ones, here and at the remote, for the run goes on from this one another way. Called on rank 0,
+        with no save in hand."""
+        for newer in whole_checkpoints(self.folder):
+            if steps_of(newer) > steps_of(checkpoint):
+                remove(newer)
+        point_to(checkpoint)
+        if self.remote:
+            self.remote.forget_after(steps_of(checkpoint))
+
+    def write(self, snapshot: Snapshot) -> None:
+        """In a thread of its own."""
+        assert self._group is not None
+        checkpoint = write_checkpoint(self.folder, snapshot, self._group)
+        drop_older(self.folder, self.retention, self._group)
+        if self.remote:
+            copy_checkpoint(self.remote, checkpoint, self.folder.parent, self.retention, self._group)
+
+    def finish(self, must: bool) -> None:
+        """Wait for the save in hand, if there is one.
+
+        Raises:
+            RecipeError: it has failed, and either `must` not or was one too many in a row.
+        """
+        if self._saving is None:
+            return
+        saving, self._saving = self._saving, None
+        error = saving.wait(self.while_waiting)
+        if error is None:
+            self.failures = 0
+            return
+        if not isinstance(error, SaveFailed):
+            raise error
+        self.failures = 0 if error.written else self.failures + 1
+        newest = newest_checkpoint(self.folder)
+        good = f"the newest good one is {newest}" if newest else "there is none yet"
+        failed = f"the checkpoint of step {saving.step:,} {error}; {good}"
+        if must or self.failures == MOST_FAILURES:
+            raise RecipeError(f"{failed}; mend that, and the same command goes on from there")
+        self.say(f"warning: {failed}; training goes on")
+
+
+class Saving:
+    """A save that goes on in a thread."""
+
+    def __init__(self, step: int, action: Callable[[], Any]) -> None:
+        self.step = step
+        self._action = action
+        self._error: BaseException | None = None
+        # A daemon: a process that ends by an error does not stay for others that will never answer.
+        self._thread = threading.Thread(target=self._run, name=f"checkpoint of step {step}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._action()
+        except BaseException as error:
+            self._error = error
+
+    def wait(self, meanwhile: Callable[[], None]) -> BaseException | None:
+        """Returns what it ended with, if that is an error; calls `meanwhile` every second."""
+        while self._thread.is_alive():
+            self._thread.join(timeout=1)
+            meanwhile()
+        return self._error

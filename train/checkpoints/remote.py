@@ -1,0 +1,136 @@
+"""A run's copy at `checkpoints.remote`: its checkpoints, and the small files that a run goes on with elsewhere.
+
+A copy of a checkpoint is whole once its checksums are there, which come last, and go first when it is removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from train.checkpoints.checksums import FILE as CHECKSUMS
+from train.checkpoints.checksums import damages, read_checksums
+from train.checkpoints.names import PARTIAL, PREFIX, name_of, newest_checkpoint, steps_in, steps_of
+from train.checkpoints.retention import Retention
+from train.checkpoints.stores import Store, open_store
+from train.errors import RecipeError
+from train.patience import Say, patient
+from train.recipe import Recipe
+from train.run_directory import RunDirectory
+from train.words import byte_count
+
+CHECKPOINTS = "checkpoints"
+RUN_FILES = ("recipe.yaml", "manifest.json", "plan.json", "wandb_id", "metrics.jsonl", "events.jsonl")
+FETCHED_AT_ONCE = 8  # files
+
+
+class RemoteRun:
+    """A run in a store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> RemoteRun | None:
+        """That of a recipe; None if it names no remote.
+
+        Raises:
+            RecipeError: nothing here can speak to such an address.
+        """
+        remote = recipe.checkpoints.remote
+        return None if remote is None else cls(open_store(f"{remote.rstrip('/')}/{recipe.run_name}"))
+
+    def steps(self) -> list[int]:
+        """Of the checkpoints whose copies are whole, in order."""
+        parts = (key.split("/") for key in self.store.find(f"{CHECKPOINTS}/{PREFIX}"))
+        return sorted(steps_in(name) for _, name, *rest in parts if rest == [CHECKSUMS])
+
+    def put_files(self, checkpoint: Path, names: Iterable[str]) -> None:
+        """Copies these files of a checkpoint."""
+        for name in names:
+            self.store.put(checkpoint / name, f"{CHECKPOINTS}/{checkpoint.name}/{name}")
+
+    def complete(self, checkpoint: Path, run: Path, retention: Retention) -> None:
+        """Makes a copy whole whose other files are there, copies the run's own files as well, and removes the copies
+        that this one supersedes."""
+        for name in RUN_FILES:
+            if (run / name).exists():
+                self.store.put(run / name, name)
+        self.put_files(checkpoint, [CHECKSUMS])
+        self._remove(retention.superseded(self.steps()))
+
+    def forget_after(self, step: int) -> None:
+        """Removes copies of later steps."""
+        self._remove(later for later in self.steps() if later > step)
+
+    def _remove(self, steps: Iterable[int]) -> None:
+        for step in steps:
+            below = f"{CHECKPOINTS}/{name_of(step)}/"
+            self.store.remove([f"{below}{CHECKSUMS}"])
+            self.store.remove(self.store.find(below))
+
+    def fetch_newest(self, run: RunDirectory, say: Say) -> None:
+        """Brings the newest checkpoint that is newer than those in the run's folder, with the run's own files."""
+        here = newest_checkpoint(run.checkpoints)
+        for step in reversed(self.steps()):
+            if here is not None and step <= steps_of(here):
+                return
+            if self._fetch(step, run.checkpoints, say):
+                for key in set(self.store.find()) & {*RUN_FILES}:
+                    partial = run.path / f"{PARTIAL}{key}"
+                    self.store.get(key, partial)
+                    partial.replace(run.path / key)
+                return
+
+    def _fetch(self, step: int, folder: Path, say: Say) -> bool:
+        """False, with a warning, if the copy is damaged."""
+        name = name_of(step)
+        partial, below = folder / f"{PARTIAL}fetched-{name}", f"{CHECKPOINTS}/{name}/"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        self.store.get(f"{below}{CHECKSUMS}", partial / CHECKSUMS)
+        try:
+            sums = read_checksums(partial)
+            total = byte_count(sum(known.bytes for known in sums.values()))
+            say(f"fetching {name} from {self.store.url} ({total})")
+            progress = patient(say)
+
+            def get(file: str) -> None:
+                (partial / file).parent.mkdir(parents=True, exist_ok=True)
+                self.store.get(below + file, partial / file)
+                progress(f"fetched {file} of {name}")
+
+            with ThreadPoolExecutor(FETCHED_AT_ONCE) as threads:
+                list(threads.map(get, sums))
+            found = damages(partial, sums, sums)
+        except ValueError as error:
+            found = [str(error)]
+        if found:
+            say(f"warning: the copy of {name} at {self.store.url} is damaged: {found[0]}")
+            shutil.rmtree(partial)
+            return False
+        partial.replace(folder / name)
+        return True
+
+
+def fetch_run(recipe: Recipe, run: RunDirectory, say: Callable[[str], None]) -> None:
+    """Brings what the run's copy has beyond the run's folder; nothing without `checkpoints.remote`. Any number of
+    processes may call it at once: one fetches.
+
+    Raises:
+        RecipeError: the copy can't be read, or the folder can't be written to.
+    """
+    remote = RemoteRun.of(recipe)
+    if remote is None:
+        return
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        with (run.path / ".fetching").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            remote.fetch_newest(run, say)
+    except Exception as error:  # each kind of store has its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise RecipeError(f"can't fetch the run from {remote.store.url}: {reason}") from None

@@ -1,0 +1,96 @@
+"""Where copies of files lie: any address that fsspec knows (file://, gs://, abfs://, ...), and S3 by way of boto3."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from train.errors import RecipeError
+
+DELETED_AT_ONCE = 1000  # objects; S3 takes no more
+
+
+class Store(Protocol):
+    """Files below an address, by their keys: paths with slashes, relative to it. Whatever fails raises what the library
+    of that kind of store raises."""
+
+    url: str
+
+    def put(self, file: Path, key: str) -> None: ...
+    def get(self, key: str, file: Path) -> None: ...
+    def find(self, below: str = "") -> list[str]:
+        """Those that begin with `below`."""
+        ...
+
+    def remove(self, keys: Sequence[str]) -> None: ...
+
+
+def open_store(url: str) -> Store:
+    """The store at an address.
+
+    Raises:
+        RecipeError: nothing here can speak to such an address.
+    """
+    try:
+        return S3Store(url) if url.startswith("s3://") else FsspecStore(url)
+    except (ImportError, ValueError) as error:
+        raise RecipeError(f"checkpoints.remote: {url}: {' '.join(str(error).split())}") from None
+
+
+class FsspecStore:
+    """Any file system of fsspec; other packages bring further ones (gcsfs, adlfs, ...)."""
+
+    def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs
+
+        self.url = url
+        self._files, root = url_to_fs(url)
+        self._root = str(root).rstrip("/")
+
+    def put(self, file: Path, key: str) -> None:
+        path = f"{self._root}/{key}"
+        self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._files.put_file(str(file), path)
+
+    def get(self, key: str, file: Path) -> None:
+        self._files.get_file(f"{self._root}/{key}", str(file))
+
+    def find(self, below: str = "") -> list[str]:
+        self._files.invalidate_cache()
+        found = self._files.find(f"{self._root}/{below.rpartition('/')[0]}")
+        keys = (str(path).removeprefix(f"{self._root}/") for path in found)
+        return sorted(key for key in keys if key.startswith(below))
+
+    def remove(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._files.rm_file(f"{self._root}/{key}")
+
+
+class S3Store:
+    """S3, or what speaks as it does at AWS_ENDPOINT_URL or S3_ENDPOINT_URL."""
+
+    def __init__(self, url: str) -> None:
+        import boto3  # half a second
+
+        self.url = url
+        self._bucket, _, root = url.removeprefix("s3://").partition("/")
+        self._root = f"{root.strip('/')}/".lstrip("/")
+        # boto3 looks for AWS_ENDPOINT_URL by itself; Streaming, which reads the data, for the other one.
+        self._client: Any = boto3.client("s3", endpoint_url=os.environ.get("S3_ENDPOINT_URL"))
+
+    def put(self, file: Path, key: str) -> None:
+        self._client.upload_file(str(file), self._bucket, self._root + key)
+
+    def get(self, key: str, file: Path) -> None:
+        self._client.download_file(self._bucket, self._root + key, str(file))
+
+    def find(self, below: str = "") -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._root + below)
+        return [entry["Key"].removeprefix(self._root) for page in pages for entry in page.get("Contents", ())]
+
+    def remove(self, keys: Sequence[str]) -> None:
+        for first in range(0, len(keys), DELETED_AT_ONCE):
+            objects = [{"Key": self._root + key} for key in keys[first : first + DELETED_AT_ONCE]]
+            self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
