@@ -33,7 +33,7 @@ TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
 @pytest.fixture(scope="module")
 def uninterrupted(workshop: SimpleNamespace) -> Path:
     run = workshop.root / "runs" / "uninterrupted"
-    assert train(workshop, "uninterrupted") == [0]
+    assert train(workshop, "uninterrupted", "checkpoints.keep_last=3") == [0]
     return run
 
 
@@ -236,41 +236,49 @@ def damage(file: Path) -> None:
         content.write(bytes([byte ^ 1]))
 
 
+def unfinished(run: Path, name: str) -> Path:
+    """A copy of a run as it was after step 8 or so, with the checkpoints of steps 4 and 8."""
+    copy = run.with_name(name)
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "checkpoints" / "ba00000012")
+    recipe = copy / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(f"run_name: {run.name}", f"run_name: {name}"))
+    return copy
+
+
 @pytest.mark.parametrize("file", ["__0_0.distcp", "checksums.json"])
 def test_a_damaged_checkpoint_is_passed_over(uninterrupted: Path, workshop: SimpleNamespace, file: str) -> None:
     name = f"damaged-{file}"
-    run, log = workshop.root / "runs" / name, log_of(workshop, name)
-    shutil.copytree(uninterrupted, run)
-    damage(run / "checkpoints" / "ba00000012" / file)
+    run, log = unfinished(uninterrupted, name), log_of(workshop, name)
+    damage(run / "checkpoints" / "ba00000008" / file)
     assert train(workshop, name) == [0]
     said = log.read_text()
-    assert "ba00000012 is set aside" in said and file in said
-    assert "going on from" in said and "ba00000008, at step 8" in said
+    assert "ba00000008 is set aside" in said and file in said
+    assert "going on from" in said and "ba00000004, at step 4" in said
     assert names(run) == {"ba00000008", "ba00000012"}
     assert rows(run) == rows(uninterrupted)
 
 
 def test_without_a_good_checkpoint_a_run_ends(uninterrupted: Path, workshop: SimpleNamespace) -> None:
-    run, log = workshop.root / "runs" / "all-damaged", log_of(workshop, "all-damaged")
-    shutil.copytree(uninterrupted, run)
+    run, log = unfinished(uninterrupted, "all-damaged"), log_of(workshop, "all-damaged")
     for checkpoint in names(run):
         damage(run / "checkpoints" / checkpoint / "__0_0.distcp")
     for _ in range(2):  # it does not begin anew the second time
         log.unlink(missing_ok=True)
-        assert train(workshop, "all-damaged", "max_duration=16ba", ranks=2) == [2, 2]
+        assert train(workshop, "all-damaged", ranks=2) == [2, 2]
         assert "no checkpoint is good (2 damaged)" in log.read_text()
         assert "Traceback" not in log.read_text()
 
 
 def test_another_version_s_checkpoint_is_refused(uninterrupted: Path, workshop: SimpleNamespace) -> None:
-    run, log = workshop.root / "runs" / "version", log_of(workshop, "version")
-    shutil.copytree(uninterrupted, run)
-    checkpoint = run / "checkpoints" / "ba00000012"
+    run, log = unfinished(uninterrupted, "version"), log_of(workshop, "version")
+    checkpoint = run / "checkpoints" / "ba00000008"
     state = checkpoint / "state.json"
     state.write_text(state.read_text().replace('"version": 1', '"version": 7'))
     write_checksums(checkpoint, {})
-    assert train(workshop, "version", "max_duration=16ba") == [2]
+    assert train(workshop, "version") == [2]
     assert f"{state} has version 7, this Brickyard reads version 1" in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

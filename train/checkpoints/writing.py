@@ -19,7 +19,6 @@ from train.checkpoints.checksums import TENSORS, Checksum, read_checksums, share
 from train.checkpoints.names import DAMAGED, LATEST, PARTIAL, name_of, remove, remove_leftovers
 from train.checkpoints.remote import RemoteRun
 from train.checkpoints.retention import Retention
-from train.checkpoints.safe_reader import first_reason
 from train.checkpoints.tensors import write_tensors
 
 
@@ -174,8 +173,8 @@ def on_every_rank(action: Callable[[], object], group: dist.ProcessGroup) -> Non
 
 def reason(error: BaseException) -> str:
     """A few words for a sentence."""
-    if isinstance(error, CheckpointException):
-        return first_reason(error)
+    if isinstance(error, CheckpointException):  # of any number of ranks
+        return reason(next(iter(error.failures.values()))[0])
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) if isinstance(error, RankFailed) else f"{type(error).__name__}: {error}"
