@@ -24,9 +24,10 @@ from train.checkpoints.safe_reader import SafeReader, load_tensors
 from train.checkpoints.tensors import HostCopy, tensors_of
 from train.checkpoints.writing import Snapshot, write_checkpoint
 from train.errors import RecipeError
+from train.layout import Layout
 from train.optim import build_optimizer
 from train.parallel import shard
-from train.recipe import OptimizerConfig, ParallelConfig
+from train.recipe import OptimizerConfig
 
 CONFIG = ModelConfig(
     d_model=32,
@@ -39,9 +40,9 @@ CONFIG = ModelConfig(
 Trained = tuple[DbrxComposerModel, torch.optim.Optimizer]
 
 
-def _build(seed: int, parallel: ParallelConfig) -> Trained:
+def _build(seed: int, layout: Layout) -> Trained:
     model = DbrxComposerModel(CONFIG, ["web"], 0, device="meta")
-    shard(model, Precision.FP32, parallel)
+    shard(model, Precision.FP32, layout=layout)
     materialise(model, "cpu")
     initialise(model.model, CONFIG, seed)
     return model, build_optimizer(model, OptimizerConfig(lr=0.1))
@@ -60,20 +61,22 @@ def _whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: (t.full_tensor() if isinstance(t, DTensor) else t).clone() for name, t in tensors.items()}
 
 
-def _rank(rank: int, ranks: int, folder: Path, action: Callable[[Path, int], None]) -> None:
+def _rank(rank: int, layout: Layout, folder: Path, action: Callable[[Path, Layout], None]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=dist.FileStore(str(folder / "store"), ranks))
-    action(folder.parent, rank)
+    store = dist.FileStore(str(folder / "store"), layout.ranks)
+    dist.init_process_group("gloo", rank=rank, world_size=layout.ranks, store=store)
+    action(folder.parent, layout)
     dist.destroy_process_group()
 
 
-def _on(ranks: int, folder: Path, name: str, action: Callable[[Path, int], None]) -> None:
-    (folder / name).mkdir()
-    mp.start_processes(_rank, args=(ranks, folder / name, action), nprocs=ranks, start_method="fork")
+def _on(layout: Layout, folder: Path, action: Callable[[Path, Layout], None]) -> None:
+    place = folder / f"{action.__name__}-{layout}"
+    place.mkdir()
+    mp.start_processes(_rank, args=(layout, place, action), nprocs=layout.ranks, start_method="fork")
 
 
-def _save(folder: Path, rank: int) -> None:
-    trained = _build(1, ParallelConfig())
+def _save(folder: Path, layout: Layout) -> None:
+    trained = _build(1, layout)
     _train(trained, 2)
     tensors, copies = tensors_of(*trained), HostCopy()
     expected = _whole(tensors)
@@ -81,12 +84,12 @@ def _save(folder: Path, rank: int) -> None:
     _train(trained, 1)  # what is saved is the run before this step
     group = dist.new_group(backend="gloo")
     write_checkpoint(folder / "checkpoints", snapshot, group)
-    if rank == 0:
+    if dist.get_rank() == 0:
         torch.save(expected, folder / "expected.pt")
 
 
-def _load(folder: Path, rank: int) -> None:
-    trained = _build(2, ParallelConfig())
+def _load(folder: Path, layout: Layout) -> None:
+    trained = _build(2, layout)
     [checkpoint] = [newest_checkpoint(folder / "checkpoints")]
     assert checkpoint is not None
     load_tensors(SafeReader(checkpoint), tensors_of(*trained))
@@ -99,16 +102,20 @@ def _load(folder: Path, rank: int) -> None:
     assert all(float(state["step"]) == 3 for state in trained[1].state.values())
 
 
-@pytest.mark.parametrize("saved_on", [1, 4])
-def test_tensors_are_the_same_on_any_number_of_ranks(tmp_path: Path, saved_on: int) -> None:
+ONE, TWO, EXPERTS = Layout(1, 1, 1), Layout(1, 2, 1), Layout(1, 2, 2)
+REPLICAS = Layout(2, 1, 2)  # replicate, efsdp, ep
+
+
+@pytest.mark.parametrize(("saved_on", "loaded_on"), [(ONE, [REPLICAS]), (EXPERTS, [ONE, TWO]), (REPLICAS, [EXPERTS])])
+def test_tensors_are_the_same_on_any_layout(tmp_path: Path, saved_on: Layout, loaded_on: list[Layout]) -> None:
     """Model and optimizer, and what was trained since they were copied is not in them."""
-    _on(saved_on, tmp_path, "save", _save)
+    _on(saved_on, tmp_path, _save)
     sums = read_checksums(tmp_path / "checkpoints" / "ba00000002")
-    assert {f"__{rank}_0.distcp" for rank in range(saved_on)} | {".metadata"} == sums.keys()
+    assert {f"__{rank}_0.distcp" for rank in range(saved_on.ranks)} | {".metadata"} == sums.keys()
     for name, known in sums.items():  # as they were written, and as they are
         assert checksum_of(tmp_path / "checkpoints" / "ba00000002" / name) == known
-    for ranks in {1, 2, 4} - {saved_on}:
-        _on(ranks, tmp_path, f"load-{ranks}", _load)
+    for layout in loaded_on:
+        _on(layout, tmp_path, _load)
 
 
 class Harm:
