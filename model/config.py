@@ -13,6 +13,9 @@ from model.config_checks import Problem, expect_positive, expect_probability, pr
 from model.ffn_config import FFNConfig
 from model.rope_config import ROPE_KEYS, RopeParameters
 
+# Every parameter belongs to one of these; `model/parts.py` says to which.
+PARTS = ("embedding", "attention", "router", "experts", "dense", "norms", "head")
+
 
 class AttentionImplementation(Enum):
     """Who computes attention. The numbers are the same; only speed, memory and devices differ."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from composer import Algorithm, Event, Logger, State
 from composer.utils import dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
 
@@ -17,22 +17,32 @@ class GradientClipping(Algorithm):
 
     Composer's own fails on parameters of several meshes and keeps the norm to itself.
 
+    Args:
+        parts: the model's parameters, by part.
+
     Attributes:
         norm: of the last step's gradients before clipping.
+        norms: of each part's.
     """
 
-    def __init__(self, limit: float | None) -> None:
+    def __init__(self, limit: float | None, parts: Mapping[str, Sequence[nn.Parameter]]) -> None:
         self.limit = limit
+        self.parts = parts
         self.norm = 0.0
+        self.norms: dict[str, float] = {}
 
     def match(self, event: Event, state: State) -> bool:
         return event == Event.AFTER_TRAIN_BATCH
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        self.norm = float(square_sums([gradients]).sum().sqrt())
+        gradients = [[p.grad for p in parameters if p.grad is not None] for parameters in self.parts.values()]
+        squares = square_sums(gradients)
+        self.norm, *norms = torch.cat([squares.sum()[None], squares]).sqrt().tolist()
+        self.norms = dict(zip(self.parts, norms, strict=True))
         if self.limit is not None and self.norm > self.limit:
-            torch._foreach_mul_([local(gradient) for gradient in gradients], self.limit / (self.norm + 1e-6))
+            torch._foreach_mul_(
+                [local(gradient) for part in gradients for gradient in part], self.limit / (self.norm + 1e-6)
+            )
 
 
 def square_sums(groups: Iterable[Iterable[Tensor]]) -> Tensor:

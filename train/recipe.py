@@ -14,10 +14,10 @@ from typing import Literal
 
 from data.manifest import Manifest
 from data.mixture.times import parse_time
-from model.config import AttentionImplementation, ModelConfig
+from model.config import PARTS, AttentionImplementation, ModelConfig
 from train.cache import cache_limit_problems, parse_size
 from train.curriculum.config import CurriculumConfig, domain_problems
-from train.schema import Problem, has_key
+from train.schema import Problem, has_key, nearest
 from train.times import readable_time, time_problems
 
 
@@ -48,13 +48,14 @@ class DatasetConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW with decoupled weight decay (Loshchilov and Hutter 2019); norms are not decayed."""
+    """AdamW with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     lr: float = 3e-4
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
+    undecayed: list[str] = field(default_factory=lambda: ["norms"])  # parts of the model that are left out of it
     clip_norm: float | None = 1.0  # gradients are scaled down to this norm over all parameters
 
     def problems(self) -> Iterator[Problem]:
@@ -66,20 +67,29 @@ class OptimizerConfig:
                 yield name, f"expected a number from 0 up to, not including, 1, found {getattr(self, name)}"
         if not 0 <= self.weight_decay < math.inf:
             yield "weight_decay", f"expected 0 or more, found {self.weight_decay}"
+        for number, part in enumerate(self.undecayed):
+            if part not in PARTS:
+                yield f"undecayed[{number}]", f"expected one of {', '.join(PARTS)}, found {part}{nearest(part, PARTS)}"
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             yield "clip_norm", f"expected a number above 0, or null for no clipping, found {self.clip_norm}"
 
 
 @dataclass
 class SchedulerConfig:
-    """The learning rate over training: a linear warmup, then the named decay down to `final` of the peak."""
+    """The learning rate over training: a linear warmup, then the named way down to `final` of the peak.
 
-    name: Literal["cosine", "linear", "constant"] = "cosine"
+    wsd (warmup, stable, decay; arXiv 2405.18392) stays at the peak until `decay` before the run's end.
+    """
+
+    name: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     warmup: str = "0ba"
     final: float = 0.1
+    decay: str = "0.1dur"  # of wsd: how long it takes; the run can be made longer as long as it has not begun
+    decay_shape: Literal["linear", "cosine", "one_minus_sqrt"] = "one_minus_sqrt"  # of wsd
 
     def problems(self) -> Iterator[Problem]:
         yield from time_problems("warmup", self.warmup)
+        yield from time_problems("decay", self.decay, positive=True)
         if not 0 <= self.final <= 1:
             yield "final", f"expected a share of the peak from 0 to 1, found {self.final}"
 
@@ -160,6 +170,20 @@ class ResumeConfig:
 
 
 @dataclass
+class ProfileConfig:
+    """A trace of a few steps and a table of where their time went, under RUN/profile."""
+
+    steps: int = 0  # that are traced; 0: none
+    skip: int = 10  # steps after each start of the run that come before, the last of which warms the profiler up
+
+    def problems(self) -> Iterator[Problem]:
+        if self.steps < 0:
+            yield "steps", f"expected 0 or more, found {self.steps}"
+        if self.skip < 1:
+            yield "skip", f"expected 1 or more, found {self.skip}"
+
+
+@dataclass
 class WandbConfig:
     """Weights & Biases. Offline runs are written under the run directory; `wandb sync` sends them later."""
 
@@ -198,6 +222,7 @@ class Recipe:
     on_spike: SpikeConfig = field(default_factory=SpikeConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def problems(self) -> Iterator[Problem]:
         if not self.run_name or self.run_name.startswith(".") or "/" in self.run_name:
@@ -216,6 +241,7 @@ class Recipe:
                 yield f"resume.allow[{index}]", f"expected a key of the recipe, found {key!r}"
         yield from self._time_problems()
         yield from self._keep_every_problems()
+        yield from self._schedule_problems()
         yield from self._batch_problems()
         yield from self._anchor_order_problems()
         flash = self.model.attn_implementation is AttentionImplementation.flash_attention_2
@@ -245,6 +271,15 @@ class Recipe:
             expected = f"expected a multiple of save_interval ({steps} steps)"
             yield "checkpoints.keep_every", f"{expected}, found {self.checkpoints.keep_every} ({every} steps)"
 
+    def _schedule_problems(self) -> Iterator[Problem]:
+        times = [self.max_duration, self.scheduler.warmup, self.scheduler.decay]
+        if self.scheduler.name != "wsd" or not self._countable(*times):
+            return
+        duration, warmup, decay = map(self._exact_samples, times)
+        if warmup + decay > duration:
+            rest = f"expected a decay that fits into the run ({self.max_duration}) after its warmup"
+            yield "scheduler.decay", f"{rest} ({self.scheduler.warmup}), found {self.scheduler.decay}"
+
     def _batch_problems(self) -> Iterator[Problem]:
         micro = self.device_train_microbatch_size
         if micro is not None and micro < 1:
@@ -255,9 +290,7 @@ class Recipe:
 
     def _anchor_order_problems(self) -> Iterator[Problem]:
         anchors = self.curriculum.anchors
-        if self.max_seq_len < 1 or not all(
-            readable_time(text) for text in [self.max_duration, *(a.at for a in anchors)]
-        ):
+        if not self._countable(self.max_duration, *(anchor.at for anchor in anchors)):
             return
         places = [self.samples(anchor.at) for anchor in anchors]
         for index, (before, place) in enumerate(itertools.pairwise(places)):
@@ -266,6 +299,10 @@ class Recipe:
                     f"curriculum.anchors[{index + 1}].at",
                     f"expected a time after the anchor before, found {anchors[index + 1].at}",
                 )
+
+    def _countable(self, *times: str) -> bool:
+        """Whether times can be turned into samples; what can't has a problem of its own."""
+        return self.max_seq_len >= 1 and all(map(readable_time, times))
 
     @property
     def steps(self) -> int:

@@ -17,6 +17,7 @@ from data.manifest import Manifest
 from data.mixture.plan import Plan
 from model.flops import count_parameters
 from model.initialise import initialise, materialise
+from model.parts import parts_of
 from train.audit.records import FOLDER
 from train.build import (
     build_device,
@@ -26,7 +27,9 @@ from train.build import (
     evaluate_every,
 )
 from train.callbacks.audit import AuditRecorder
+from train.callbacks.learning_rate import LearningRate
 from train.callbacks.metrics_file import MetricsFile
+from train.callbacks.profile import Profile
 from train.callbacks.randomness import StepSeed
 from train.callbacks.spikes import GoBack, SpikeGuard
 from train.callbacks.steps import StepRecorder
@@ -47,7 +50,6 @@ from train.events import record
 from train.history import History, continue_run
 from train.initial_weights import weights_to_begin_with
 from train.layout import Layout
-from train.learning_rate import LearningRate
 from train.optim import build_optimizer
 from train.parallel import device_of_rank, parallelism, parameter_bytes, precision, shard
 from train.patience import patient
@@ -143,7 +145,8 @@ def build_trainer(
         load_weights(model, weights)
     elif checkpoint is None:
         initialise(model.model, recipe.model, recipe.seed)
-    clipping = GradientClipping(recipe.optimizer.clip_norm)
+    clipping = GradientClipping(recipe.optimizer.clip_norm, parts_of(model))
+    profiles = [Profile(run.path / "profile", recipe.profile, console)] if recipe.profile.steps else []
     audits = [AuditRecorder(run.path / FOLDER, plan, recipe.global_train_batch_size)] if recipe.audit else []
     watchdog = Watchdog(recipe.dist_timeout)
     checkpointer = Checkpointer(
@@ -167,6 +170,7 @@ def build_trainer(
         MetricsFile(run.metrics),
         open_wandb(recipe, run),
         console,
+        norm_interval=recipe.interval_steps(recipe.log_interval),
         routing_interval=recipe.interval_steps(recipe.eval_interval),
     )
     return Trainer(
@@ -178,6 +182,7 @@ def build_trainer(
         optimizers=build_optimizer(model, recipe.optimizer),
         algorithms=[CountTargets(model), clipping],
         callbacks=[
+            *profiles,
             StepSeed(recipe.seed),
             LearningRate(recipe),
             guard,

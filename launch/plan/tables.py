@@ -35,10 +35,12 @@ def show(summary: Summary, plan: Plan, console: Console) -> None:
 
 def heading(summary: Summary) -> Text:
     parameters, active = short(summary["parameters"]), short(summary["active_parameters"])
+    rates = (f"{part['what']} until {short(part['to_tokens'])} tokens" for part in summary["learning_rate"])
     return Text.assemble(
         (summary["run_name"], "bold"),
         f"\n  {short(summary['tokens'])} tokens in {summary['steps']:,} steps of {summary['tokens_per_step']:,}",
         f"\n  a model of {parameters} parameters, {active} active for a token",
+        f"\n  learning rate: {', then '.join(rates)}",
         *(f"\n  {line}" for line in in_words(summary["layout"])),
     )
 

@@ -26,6 +26,7 @@ from model.composer_model import DbrxComposerModel
 from model.config import AttentionConfig, ExpertsImplementation, ModelConfig
 from model.ffn_config import FFNConfig, LossScope
 from model.initialise import initialise, materialise
+from model.parts import parts_of
 from train.build import data_spec
 from train.callbacks.statistics import sum_over_ranks
 from train.clipping import GradientClipping
@@ -161,7 +162,7 @@ def run(case: Case) -> dict[str, Any]:
     initialise(model.model, config, SEED)
     share = BATCH // ranks
     mine = [sample for number, sample in enumerate(samples(case.kind)) if number % BATCH // share == rank]
-    clipping, gradients = GradientClipping(OPTIMIZER.clip_norm), Gradients()
+    clipping, gradients = GradientClipping(OPTIMIZER.clip_norm, parts_of(model)), Gradients()
     losses = Losses(model, clipping)
     trainer = Trainer(
         model=model,

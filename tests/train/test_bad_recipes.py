@@ -43,6 +43,8 @@ BAD_VALUES = [
     # words out of a table
     ("precision=fp8", "precision", "expected fp32 or bf16"),
     ("scheduler.name=cosin", "scheduler.name", "did you mean cosine?"),
+    ("optimizer.undecayed=[norm]", "optimizer.undecayed[0]", "did you mean norms?"),
+    ("scheduler.decay_shape=minus_sqrt", "scheduler.decay_shape", "did you mean one_minus_sqrt?"),
     ("wandb.mode=ofline", "wandb.mode", "did you mean offline?"),
     ("curriculum.anchors[1].ramp=linaer", "curriculum.anchors[1].ramp", "did you mean linear?"),
     ("model.experts=megablock", "model.experts", "did you mean megablocks?"),
@@ -62,6 +64,7 @@ BAD_VALUES = [
     ("save_interval=often", "save_interval", "expected a time"),
     ("eval_interval=0ba", "eval_interval", "more than nothing"),
     ("scheduler.warmup=tomorrow", "scheduler.warmup", "expected a time"),
+    ("scheduler.decay=0ba", "scheduler.decay", "more than nothing"),
     ("curriculum.anchors[1].at=soon", "curriculum.anchors[1].at", "expected a time"),
     ("curriculum.anchors[1].at=0tok", "curriculum.anchors[1].at", "after the anchor before"),
     ("curriculum.anchors[0].at=5tok", "curriculum.anchors[0].at", "first anchor at 0tok"),

@@ -19,6 +19,7 @@ from train.callbacks.routing_picture import CAPTION, routing_picture
 from train.callbacks.spikes import SpikeGuard
 from train.clipping import GradientClipping
 from train.console import Console
+from train.update_norms import update_norms
 from train.wandb_run import WandbRun
 
 
@@ -28,8 +29,9 @@ class StepRecorder(Callback):
     Args:
         model: what it counts during a step is cleared here, and its sum over the ranks handed back to it.
         guard: has that sum, and knows whether the step's update was made.
-        clipping: knows the gradient norm of the step.
+        clipping: knows the gradient norms of the step.
         wandb: the run in W&B; None on every rank but the first.
+        norm_interval: steps between two rows with the norms of weights and of their updates.
         routing_interval: steps between two rows of routing, each of layers x domains x experts numbers.
     """
 
@@ -42,6 +44,7 @@ class StepRecorder(Callback):
         file: MetricsFile,
         wandb: WandbRun | None,
         console: Console,
+        norm_interval: int,
         routing_interval: int,
     ) -> None:
         self.plan = plan
@@ -51,6 +54,7 @@ class StepRecorder(Callback):
         self.file = file
         self.wandb = wandb
         self.console = console
+        self.norm_interval = norm_interval
         self.routing_interval = routing_interval
         self.routing = RoutingSum()
         self._asked_for_data = self._began = 0.0
@@ -96,10 +100,18 @@ class StepRecorder(Callback):
             "skipped": self.guard.skipped,
             "lr": state.optimizers[0].param_groups[0]["lr"],
             "gradient_norm": self.clipping.norm,
+            **self.norms(state),
             "tokens_per_second": step_tokens / (now - self._asked_for_data),
             "seconds": now - self._asked_for_data,
             "seconds_waiting_for_data": self._began - self._asked_for_data,
         }
+
+    def norms(self, state: State) -> dict[str, float]:
+        """Of each part of the model. A collective."""
+        columns = {f"optimizer/gradient_norm/{part}": norm for part, norm in self.clipping.norms.items()}
+        if state.timestamp.batch.value % self.norm_interval == 0 and not self.guard.skipped:
+            columns |= update_norms(self.clipping.parts, state.optimizers[0])
+        return columns
 
     def losses(self, statistics: StepStatistics) -> dict[str, float | None]:
         by_domain = statistics.loss_sum_by_domain / statistics.tokens_by_domain

@@ -12,6 +12,7 @@ from data.manifest import Manifest
 from data.mixture.plan import Plan
 from model.flops import count_parameters
 from train.curriculum.build import Exhaustion, exhaustions
+from train.learning_rate import Schedule
 from train.patience import Say, silent
 from train.plan.memory import memory_warnings, predicted_memory
 from train.plan.places import place_of
@@ -51,6 +52,9 @@ def summarise(
         "tokens_per_step": recipe.step_tokens,
         "parameters": parameters.total,
         "active_parameters": parameters.active,
+        "learning_rate": [
+            {"what": what, "to_tokens": steps * recipe.step_tokens} for what, steps in Schedule.of(recipe).parts()
+        ],
         "layout": arrangement(recipe, ranks),
         "memory": needed,
         "anchors": [
