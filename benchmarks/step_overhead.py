@@ -1,0 +1,138 @@
+"""What does a step of ours cost beyond the model's own forward, backward and optimizer?
+
+    .venv/bin/python benchmarks/step_overhead.py [KEY=VALUE ...]
+
+Trains by the demo's recipe (`make demo` prepares the dataset), with all that a run does: data, losses by domain,
+routing, gradient norms, clipping, metrics.jsonl, W&B's offline files, console. After each of its steps the same model
+is taken through the same batch bare: forward, loss, backward, optimizer. The two stand beside one another in time, so
+each pair has a ratio of its own; what is printed is the median of these over each of several rounds, and the least of
+the medians. KEY=VALUE sets keys of the recipe. Ends with one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from beside import conditions
+from composer import Callback, Event, Logger, State
+from composer.core.precision import get_precision_context
+from torch import Tensor
+
+from data.manifest import Manifest
+from model.composer_model import Batch, DbrxComposerModel
+from train.checkpoint_contents import Contents, dataset_tokenizer
+from train.console import Console
+from train.history import continue_run
+from train.inputs import read_run
+from train.recipe import Recipe
+from train.run import build_trainer, quieten
+from train.run_directory import RunDirectory
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = Path("yamls/demo/pretrain.yaml")
+WARMUP, ROUND, ROUNDS = 3, 12, 4  # steps
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+Reading = dict[str, float]
+
+
+class Beside(Callback):
+    """Comes last: takes a bare step after each of the trainer's, and keeps what both took.
+
+    Attributes:
+        steps: (the trainer's step, the bare one), by clock in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Reading, Reading]] = []
+        self._batches: list[Batch] = []
+        self._done = read()
+
+    def run_event(self, event: Event, state: State, logger: Logger) -> None:
+        if event == Event.BEFORE_FORWARD:
+            self._batches.append(state.batch)
+        if event == Event.BATCH_CHECKPOINT:
+            began = read()
+            state.optimizers[0].zero_grad()
+            for batch in self._batches:
+                with get_precision_context(state.precision):
+                    loss = loss_of(state.model, batch) / len(self._batches)
+                loss.backward()
+            state.optimizers[0].step()
+            ended = read()
+            self.steps.append((since(self._done, began), since(began, ended)))
+            self._batches.clear()
+            self._done = read()
+
+
+def loss_of(model: DbrxComposerModel, batch: Batch) -> Tensor:
+    """The model's own, without what is counted for the dashboards."""
+    outputs = model(batch)
+    return torch.stack([outputs.token_loss.mean, *model._routing_losses(outputs.routings).values()]).sum()
+
+
+def read() -> Reading:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return {name: clock() for name, clock in CLOCKS.items()}
+
+
+def since(before: Reading, after: Reading) -> Reading:
+    return {name: after[name] - before[name] for name in CLOCKS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="set a key of the recipe")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    said = conditions()
+    with tempfile.TemporaryDirectory() as folder:
+        own = [f"run_root={folder}", f"max_duration={WARMUP + ROUND * ROUNDS + 1}ba", "save_interval=1_000_000ba"]
+        recipe, manifest = read_run(RECIPE, [*own, "eval_interval=1_000_000ba", *options.overrides])
+        steps = train_beside(recipe, manifest)
+    rounds = [steps[WARMUP + r * ROUND :][:ROUND] for r in range(ROUNDS)]
+    ratios = {clock: [median_ratio(pairs, clock) for pairs in rounds] for clock in CLOCKS}
+    for clock, medians in ratios.items():
+        print(f"{clock}: step of the trainer / bare step, by round: {', '.join(f'{ratio:.4f}' for ratio in medians)}")
+    bare = statistics.median(pair[1]["wall"] for pair in steps[WARMUP:])
+    result = {
+        "benchmark": "step_overhead",
+        **said,
+        "overhead": {clock: round(min(medians) - 1, 4) for clock, medians in ratios.items()},
+        "bare_step_ms": round(1e3 * bare, 1),
+        "tokens": recipe.step_tokens,
+        "steps": len(steps) - WARMUP - 1,
+    }
+    print(json.dumps(result))
+
+
+def train_beside(recipe: Recipe, manifest: Manifest) -> list[tuple[Reading, Reading]]:
+    run = RunDirectory.of(recipe)
+    run.path.mkdir(parents=True)
+    plan, history = continue_run(run, recipe, manifest)
+    contents = Contents(recipe.model, dataset_tokenizer(recipe.dataset, manifest))
+    console = Console(recipe.interval_steps(recipe.log_interval), recipe.steps, plan.domains)
+    quieten()
+    trainer = build_trainer(recipe, manifest, plan, history, run, None, contents, console)
+    beside = Beside()
+    trainer.state.callbacks.append(beside)
+    try:
+        trainer.fit()
+    finally:
+        trainer.close()
+    return beside.steps
+
+
+def median_ratio(pairs: list[tuple[Reading, Reading]], clock: str) -> float:
+    return statistics.median(ours[clock] / bare[clock] for ours, bare in pairs)
+
+
+if __name__ == "__main__":
+    main()
