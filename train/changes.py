@@ -32,6 +32,7 @@ FREE_KEYS = (
     "on_spike",
     "resume",
     "scheduler.decay",
+    "scheduler.decay_shape",
     "model.attn_implementation",
     "wandb",
     "profile",
