@@ -12,9 +12,9 @@ from pathlib import Path
 from data.errors import DataError
 from launch.numbers import at_least_one, probability, temperature
 from model.errors import ModelError
-from train.errors import Diverged, RecipeError, Stopped
+from train.errors import Diverged, RecipeError, RunFailed, Stopped, Terminated
 
-FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+FAILED, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 CHECKPOINT = "the folder of a run, such as runs/demo (its newest checkpoint), or of a checkpoint"
 
 ABOUT = """\
@@ -46,23 +46,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe is no fault
         return code
     except (RecipeError, DataError, ModelError) as error:
-        if os.environ.get("RANK", "0") == "0":  # every rank finds the same mistake; one says it
-            print(f"brickyard {options.command}: {error}", file=sys.stderr)
+        say_once(options.command, error)  # every rank finds the same mistake
         return MISTAKE
     except Diverged as diverged:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"brickyard {options.command}: {diverged}", file=sys.stderr)
+        say_once(options.command, diverged)
+        return FAILED
+    except RunFailed as failure:
+        print(f"brickyard {options.command}: {failure}", file=sys.stderr)
         return FAILED
     except Stopped as stopped:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"brickyard {options.command}: {stopped}", file=sys.stderr)
+        say_once(options.command, stopped)
         return stopped.exit_code
-    except KeyboardInterrupt:
-        print(f"brickyard {options.command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        say_once(options.command, "interrupted")
+        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     except BrokenPipeError:  # `brickyard plan ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def say_once(command: str, sentence: object) -> None:
+    """By rank 0 for all."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"brickyard {command}: {sentence}", file=sys.stderr)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

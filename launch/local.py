@@ -15,7 +15,7 @@ from types import FrameType
 from typing import BinaryIO
 
 from train.checkpoints.remote import fetch_run
-from train.errors import RecipeError
+from train.errors import RecipeError, Terminated
 from train.inputs import read_run
 from train.run_directory import RunDirectory
 
@@ -51,7 +51,7 @@ class Rank:
 def launch_local(path: Path, overrides: Sequence[str], count: int | None) -> int:
     """Train the recipe at `path` on `count` ranks of this machine (None: one for each GPU, or else one).
 
-    Returns the exit code: 0 done, 130 or 143 stopped by a signal and saved, 2 the user's mistake, 1 a rank failed.
+    Returns the exit code: 0 done, 130 or 143 stopped by a signal, 2 the user's mistake, 1 a rank failed.
 
     Ranks are forked once Composer is imported, so that N of them cost its ten seconds once.
 
@@ -59,6 +59,7 @@ def launch_local(path: Path, overrides: Sequence[str], count: int | None) -> int
         RecipeError: the recipe is wrong, or does not divide over the ranks.
         DataError: the dataset is not whole.
     """
+    signal.signal(signal.SIGTERM, Terminated.on_signal)
     count = gpus_or_one() if count is None else count
     if count < 1:
         raise RecipeError(f"-n: expected 1 or more, found {count}")
@@ -75,7 +76,11 @@ def launch_local(path: Path, overrides: Sequence[str], count: int | None) -> int
 
     (run.path / "logs").mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
-    return Watch([start_rank(number, path, overrides, run.path / "logs") for number in range(count)]).until_ended()
+    ranks = [start_rank(number, path, overrides, run.path / "logs") for number in range(count)]
+    try:
+        return Watch(ranks).until_ended()
+    finally:
+        remove_leftovers()
 
 
 def gpus_or_one() -> int:
@@ -106,9 +111,19 @@ def start_rank(number: int, path: Path, overrides: Sequence[str], logs: Path) ->
     os.dup2(output, 2)
     sys.stdout, sys.stderr = (os.fdopen(end, "w", buffering=1, closefd=False) for end in (1, 2))
     os.environ.update(RANK=str(number), LOCAL_RANK=str(number))
+    renew_thread_pool()
     from launch.cli import main
 
     sys.exit(main(["train", str(path), *overrides]))  # as if it had been started by itself: nothing else is left undone
+
+
+def renew_thread_pool() -> None:
+    """In a forked process, while it has one thread. torch replaces the pool of the process before when it is asked for
+    next, with no lock: the threads of the first backward pass, which start at once and all ask, may find none and abort.
+    """
+    import torch
+
+    torch.set_num_threads(torch.get_num_threads())
 
 
 def die_with(parent: int) -> None:
@@ -119,12 +134,24 @@ def die_with(parent: int) -> None:
         os._exit(OURS)
 
 
+def remove_leftovers() -> None:
+    """What ranks that were killed have left in shared memory and in the temporary folder."""
+    from data.mixture.leftovers import alone_on_this_machine, dead_blocks
+    from train.temporary_folder import remove_dead_folders
+
+    with alone_on_this_machine():
+        remove_dead_folders()
+        for block in dead_blocks():
+            block.unlink(missing_ok=True)
+
+
 class Watch:
     """Shows what rank 0 says, hands signals on, and ends the others when a rank has failed."""
 
     def __init__(self, ranks: Sequence[Rank]) -> None:
         self.ranks = ranks
-        self.failed_at: float | None = None
+        self.signals: list[int] = []  # that were handed on
+        self.deadline: float | None = None  # after which ranks are killed
         self.killed: list[Rank] = []  # by us
 
     def until_ended(self) -> int:
@@ -146,9 +173,9 @@ class Watch:
         for rank in self.ranks:
             if rank.code is None:
                 rank.look()
-        if self.failed_at is None and any(rank.code for rank in self.ranks):
-            self.failed_at = time.monotonic()
-        if self.failed_at is not None and time.monotonic() > self.failed_at + GRACE:
+        if self.deadline is None and any(rank.code for rank in self.ranks):
+            self.deadline = time.monotonic() + GRACE
+        if self.deadline is not None and time.monotonic() > self.deadline:
             self.end_others()
 
     def end_others(self) -> None:
@@ -160,7 +187,10 @@ class Watch:
 
     def hand_on(self, number: int, frame: FrameType | None) -> None:
         """A signal to the launcher is one to every rank: they save and end, or at the second one, end."""
+        self.signals.append(number)
         self.send(number)
+        if len(self.signals) > 1:
+            self.deadline = time.monotonic() + LAST_WORDS
 
     def send(self, number: int) -> None:
         for rank in self.ranks:
@@ -168,14 +198,18 @@ class Watch:
 
     def exit_code(self) -> int:
         failed = [rank for rank in self.ranks if rank.code and rank not in self.killed]
+        if len(self.signals) > 1 and any(rank.code for rank in self.ranks):
+            say("ended at the second signal; the same command goes on from the newest checkpoint")
+            return 128 + self.signals[0]
         if not failed:
-            return 0
-        codes = {rank.code for rank in self.ranks}
-        if len(codes) == 1 and (code := codes.pop()) is not None and code >= MISTAKE:
-            return code  # all of them say the same: a user's mistake, or that they were stopped and have saved
-        # One that was killed is the cause; those that missed it fail at once, and may even be seen first.
-        self.explain(min(failed, key=lambda rank: rank.code or 0))
-        return OURS
+            return OURS if self.killed else 0
+        # One that was killed is the cause, then one that gives a reason; those that missed it fail at once, and may
+        # even be seen first.
+        cause = min(failed, key=lambda rank: (rank.code == OURS, rank.code))
+        code = cause.code or OURS
+        if code < MISTAKE or len({rank.code for rank in self.ranks}) > 1:
+            self.explain(cause)
+        return code if code >= MISTAKE else OURS  # a user's mistake, or stopped and saved: rank 0 has said it
 
     def explain(self, rank: Rank) -> None:
         assert rank.code is not None

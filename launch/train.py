@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.checkpoints.remote import fetch_run
+from train.errors import Terminated
 from train.history import continue_run
 from train.inputs import read_run
 from train.run_directory import RunDirectory
@@ -17,6 +18,7 @@ from train.run_directory import RunDirectory
 def train_command(path: Path, overrides: Sequence[str]) -> int:
     """Train the recipe at `path`. Returns the exit code."""
     faulthandler.register(signal.SIGUSR1, file=2)  # where is it? each thread's stack, on stderr
+    signal.signal(signal.SIGTERM, Terminated.on_signal)
     recipe, manifest = read_run(path, overrides, int(os.environ.get("WORLD_SIZE", "1")), here=True)
     run = RunDirectory.of(recipe)
     fetch_run(recipe, run, say)

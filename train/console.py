@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from composer.utils import dist
@@ -25,7 +26,8 @@ class Console:
 
     def say(self, line: str) -> None:
         if dist.get_global_rank() == 0:
-            print(f"train: {line}", flush=True)
+            with suppress(OSError):  # a full disk, a reader that has gone: no reason to stop training
+                print(f"train: {line}", flush=True)
 
     def start(self, step: int) -> None:
         self._first_step, self._began = step, time.perf_counter()

@@ -1,5 +1,8 @@
 """The ways in which a run ends early without a fault of ours."""
 
+from types import FrameType
+from typing import NoReturn
+
 
 class RecipeError(Exception):
     """A user's mistake, in one sentence: what, where, and what was expected. Ends with exit code 2, no traceback."""
@@ -24,3 +27,15 @@ class Stopped(Exception):
 
 class Diverged(Exception):
     """The loss stands out, or is no number, and the recipe says that the run ends then. Ends with exit code 1."""
+
+
+class RunFailed(Exception):
+    """Something outside the run ended it, in one sentence: a rank or a worker is gone. Ends with exit code 1."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM before the first step, when there is nothing to save."""
+
+    @classmethod
+    def on_signal(cls, number: int, frame: FrameType | None) -> NoReturn:
+        raise cls

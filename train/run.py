@@ -6,7 +6,7 @@ import gc
 import logging
 import math
 import warnings
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import yaml
@@ -58,6 +58,7 @@ from train.reader import to_yaml
 from train.recipe import Recipe
 from train.run_directory import RunDirectory
 from train.temporary_folder import own_temporary_folder
+from train.together import together
 from train.wandb_run import WandbRun
 from train.words import byte_count, short
 
@@ -99,14 +100,13 @@ def fit(
         f"ranks: {dist.get_world_size()}, device: {build_device()}"
     )
     quieten()
-    with warnings.catch_warnings(record=True):  # Composer's, that an attribute which it asks for is old
-        trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, contents, console)
-    if checkpoint:
-        load_checkpoint(trainer.state, checkpoint)
-    try:
+    with ExitStack() as at_the_end, together():
+        with warnings.catch_warnings(record=True):  # Composer's, that an attribute which it asks for is old
+            trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, contents, console)
+        at_the_end.callback(trainer.engine.close)  # not trainer.close, which waits for ranks that may be gone
+        if checkpoint:
+            load_checkpoint(trainer.state, checkpoint)
         train_to_the_end(trainer)
-    finally:
-        trainer.close()
     console.say(f"done: {steps:,} steps; the run is in {run.path}")
 
 

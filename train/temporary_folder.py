@@ -27,7 +27,7 @@ def own_temporary_folder(run: RunDirectory) -> Iterator[None]:
     leader = os.environ.get("LOCAL_RANK", "0") == "0"
     with alone_on_this_machine():
         if leader:
-            remove_dead_folders(root.glob(f"brickyard-{user}-*"))
+            remove_dead_folders()
         folder.mkdir(parents=True, exist_ok=True)
         in_use = os.open(folder, os.O_RDONLY)
         fcntl.flock(in_use, fcntl.LOCK_SH)  # until this process ends, however it ends
@@ -44,9 +44,9 @@ def own_temporary_folder(run: RunDirectory) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_dead_folders(folders: Iterator[Path]) -> None:
-    """Remove those that no process holds a lock on."""
-    for folder in folders:
+def remove_dead_folders() -> None:
+    """Remove those of this user's runs that no process holds a lock on."""
+    for folder in Path(tempfile.gettempdir()).glob(f"brickyard-{os.getuid()}-*"):
         try:
             file = os.open(folder, os.O_RDONLY)
         except FileNotFoundError:  # its run has just ended

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from itertools import repeat
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 from streaming import Stream, StreamingDataset
 from streaming.base.dataset import _ShardState
+from streaming.base.hashing import get_hash
 
 from data.errors import DataError
 from data.mixture.leftovers import alone_on_this_machine, probes_closed, remove_dead_shared_memory
@@ -66,18 +69,59 @@ class PreparedDataset(StreamingDataset):
         self.spans: ShardSpans = self.spanner
         for stream, first in zip(self.streams, self.shard_offset_per_stream, strict=True):
             stream.validate_hash = next((name for name in HASHES if name in self.shards[first].hashes), None)
+        self._checked: dict[int, int] = {}  # shard: the inode of its file that was held to its hash
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
-        """Have the shard on disk, fetched, checked and unpacked.
+        """Have the shard on disk, fetched, checked and unpacked. A damaged copy is fetched again, once.
 
         Raises:
             DataError: it can't be fetched, or is not what the index says.
         """
         try:
             super().prepare_shard(shard_id, blocking)
+            if self._is_damaged(shard_id):
+                if self.streams[self.stream_per_shard[shard_id]].remote is None:
+                    raise ValueError("it is not what was written (its hash differs); restore it, or prepare anew")
+                self._drop_damaged(shard_id)
+                super().prepare_shard(shard_id)
         except Exception as error:
             self._cache_filelock.release(force=True)  # Streaming holds on to it if it fails at the wrong moment
             raise self._cannot_prepare(shard_id, error) from error
+
+    def get_item(self, sample_id: int, retry: int = 7) -> Any:
+        shard_id, _ = self.spanner[sample_id]
+        if shard_id not in self._checked:
+            self.prepare_shard(shard_id)
+        return super().get_item(sample_id, retry)
+
+    def _is_damaged(self, shard_id: int) -> bool:
+        """Whether the shard's file has another hash than the index says. Read once in each process for each file:
+        Streaming checks what it has just fetched, and never what lay there before."""
+        shard, stream = self.shards[shard_id], self.streams[self.stream_per_shard[shard_id]]
+        raw, _ = shard.file_pairs[0]
+        if stream.validate_hash not in raw.hashes:  # of an unpacked file, which Streaming has made itself
+            self._checked[shard_id] = 0
+            return False
+        if self._shard_states[shard_id] != _ShardState.LOCAL:
+            return False
+        try:
+            with Path(stream.local, stream.split, raw.basename).open("rb") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                if self._checked.get(shard_id) == inode:
+                    return False
+                content = file.read()
+        except FileNotFoundError:  # evicted just now
+            return False
+        if get_hash(stream.validate_hash, content) != raw.hashes[stream.validate_hash]:
+            return True
+        self._checked[shard_id] = inode
+        return False
+
+    def _drop_damaged(self, shard_id: int) -> None:
+        """Delete a damaged copy, unless another process has done so and fetched it again."""
+        with self._cache_filelock:
+            if self._is_damaged(shard_id):
+                self._evict_shard(shard_id)
 
     def _cannot_prepare(self, shard_id: int, error: Exception) -> DataError:
         """What to say of it. Nothing half done stays in a cache, where the next run would take it for the shard."""
@@ -91,6 +135,8 @@ class PreparedDataset(StreamingDataset):
             path = Path(stream.local) / name
             gone = "the file is gone; restore it, or prepare the dataset again"
             return DataError(f"{path} can't be read: {first_line(error) if path.exists() else gone}")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return DataError(f"{stream.local} has no room for {name}: make some, or lower dataset.cache_limit")
         return DataError(f"{name} can't be fetched from {stream.remote}: {first_line(error)}")
 
 

@@ -85,7 +85,7 @@ class CurriculumDataset(PreparedDataset):
         # In what is yielded, which is batches.
         self.length = ENDLESS // self._parallel_rank_world.num_ranks // device_batch_size
         self._open_shards = OpenShards(self.shards, self.layout, min(OPEN_SHARDS * len(folders), files_allowed() // 2))
-        self._prepared: set[int] = set()  # shards whose raw file is there as long as their state says so
+        self._prepared: set[int] = set()  # shards that were checked; they are there as long as their state says so
         self._failure: BaseException | None = None
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
@@ -122,11 +122,11 @@ class CurriculumDataset(PreparedDataset):
             if it.ready_index - it.yield_index > self.predownload:
                 sleep(TICK)
                 continue
-            shards = samples.batch(it.ready_index // self.device_batch_size).shard
-            missing = shards[states[shards] != _ShardState.LOCAL]
-            for shard in missing.tolist():
+            shards = set(samples.batch(it.ready_index // self.device_batch_size).shard.tolist())
+            missing = [shard for shard in shards if shard not in self._prepared or states[shard] != _ShardState.LOCAL]
+            for shard in missing:
                 self.prepare_shard(shard, blocking=False)
-            if missing.size:
+            if missing:
                 sleep(TICK)
             else:
                 it.ready_index += self.device_batch_size

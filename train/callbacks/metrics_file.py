@@ -7,6 +7,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,11 +38,15 @@ class MetricsFile:
         """Append one row; JSON has no NaN and no infinity, so these become null."""
         assert self._file is not None, "open_after comes first"
         finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+        try:
+            self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # of a row that there was no room for, which was said
+                self._file.close()
             self._file = None
 
 

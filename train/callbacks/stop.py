@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopOnSignal(Callback):
-    """Ends the run with a checkpoint once any rank is signalled; a second signal ends it at once."""
+    """Ends the run with a checkpoint once any rank is signalled; a second signal ends it at once, wherever it is."""
 
     def __init__(self, checkpointer: Checkpointer) -> None:
         self.checkpointer = checkpointer
@@ -37,7 +37,8 @@ class StopOnSignal(Callback):
 
     def note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        self.restore()
+        for again in SIGNALS:
+            signal.signal(again, signal.SIG_DFL)  # the kernel's: Python's would wait where this rank waits for others
 
     def restore(self) -> None:
         for number, handler in self._before.items():

@@ -1,6 +1,7 @@
 """Shards that lie elsewhere: fetched before they are needed, evicted under a limit, refused when they are not whole."""
 
 import itertools
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,36 @@ def test_a_shard_that_arrives_damaged_is_refused_and_fetched_anew_by_the_next_ru
     batch = next(iter(CurriculumLoader(dataset_at(remote, tmp_path / "cache", plan))))
     expected = plan[0:BATCH]
     assert (batch["tokens"].numpy() == tokens_of(expected["domain"], expected["row"])).all()
+
+
+def spoil(path: Path) -> None:
+    """Change a byte in the middle of a shard; its size stays."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_copy_is_fetched_again_once(remote: Path, tmp_path: Path, two_stages: Plan, workers: int) -> None:
+    """It lay in the cache before the run, and has changed since it was fetched."""
+    shutil.copytree(remote, tmp_path / "cache")
+    dataset = dataset_at(remote, tmp_path / "cache", two_stages)
+    damaged = min(shards_of(dataset, two_stages, 0, BATCH))
+    spoil(tmp_path / "cache" / damaged)
+    read = [batch for _, batch in zip(range(ANCHOR // BATCH), CurriculumLoader(dataset, workers), strict=False)]
+    expected = two_stages[:ANCHOR]
+    tokens = np.concatenate([batch["tokens"].numpy() for batch in read])
+    assert (tokens == tokens_of(expected["domain"], expected["row"])).all()
+    assert fetched(remote) == [damaged]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_shard_that_is_the_only_copy_is_named(remote: Path, two_stages: Plan, workers: int) -> None:
+    for path in (remote / "web").glob("*.mds"):
+        spoil(path)
+    dataset = CurriculumDataset(two_stages, [remote / name for name in ROWS], BATCH)
+    with pytest.raises(DataError, match=r"web/shard\.[0-9]{5}\.mds can't be read: it is not what was written"):
+        next(iter(CurriculumLoader(dataset, workers)))
 
 
 def test_two_processes_do_not_share_a_cache(remote: Path, tmp_path: Path, two_stages: Plan) -> None:
