@@ -118,9 +118,8 @@ def start_rank(number: int, path: Path, overrides: Sequence[str], logs: Path) ->
 
 
 def renew_thread_pool() -> None:
-    """In a forked process, while it has one thread. torch replaces the pool of the process before when it is asked for
-    next, with no lock: the threads of the first backward pass, which start at once and all ask, may find none and abort.
-    """
+    """In a forked process, while it has one thread. torch replaces the pool of the process before when next asked for
+    it, without a lock: of the threads that begin the first backward pass together, some may find none, and abort."""
     import torch
 
     torch.set_num_threads(torch.get_num_threads())

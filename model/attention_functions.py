@@ -78,12 +78,13 @@ def flash(q_BTHC: Tensor, k_BTGC: Tensor, v_BTGC: Tensor, documents: Documents |
     """The flash-attn package: GPU, fp16 or bf16."""
     from flash_attn import flash_attn_func, flash_attn_varlen_func
 
+    how = {"dropout_p": dropout_p, "causal": True, "deterministic": torch.are_deterministic_algorithms_enabled()}
     if documents is None:
-        return flash_attn_func(q_BTHC, k_BTGC, v_BTGC, dropout_p=dropout_p, causal=True)
+        return flash_attn_func(q_BTHC, k_BTGC, v_BTGC, **how)
     longest = max(documents.lengths)
     rows = (x.flatten(0, 1) for x in (q_BTHC, k_BTGC, v_BTGC))
     ends = (documents.ends, documents.ends, longest, longest)  # of queries, of keys
-    y = flash_attn_varlen_func(*rows, *ends, dropout_p=dropout_p, causal=True)
+    y = flash_attn_varlen_func(*rows, *ends, **how)
     return y.unflatten(0, q_BTHC.shape[:2])
 
 

@@ -27,6 +27,7 @@ FREE_KEYS = (
     "dataset.num_workers",
     "dataset.predownload",
     "checkpoints",
+    "deterministic",
     "dist_timeout",
     "parallel",
     "on_spike",

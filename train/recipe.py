@@ -216,6 +216,7 @@ class Recipe:
     log_interval: str = "10ba"  # between lines on the console
     audit: bool = False  # record what the model reads, for `brickyard audit`
     precision: Literal["fp32", "bf16"] = "fp32"
+    deterministic: bool = False  # the same bits every time on a GPU too, by slower kernels; a CPU gives them anyway
     dist_timeout: float = 600.0  # seconds without progress after which a rank ends, saying where it was
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)

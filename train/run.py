@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 from composer import Trainer
 from composer.utils import dist
+from composer.utils.reproducibility import configure_deterministic_mode
 
 from data.manifest import Manifest
 from data.mixture.plan import Plan
@@ -33,7 +34,7 @@ from train.callbacks.profile import Profile
 from train.callbacks.randomness import StepSeed
 from train.callbacks.spikes import GoBack, SpikeGuard
 from train.callbacks.steps import StepRecorder
-from train.callbacks.stop import StopOnSignal
+from train.callbacks.stop import StopOnSignal, end_workers
 from train.callbacks.watchdog import Watchdog
 from train.checkpoints.checkpointer import Checkpointer
 from train.checkpoints.contents import Contents, dataset_tokenizer
@@ -101,6 +102,7 @@ def fit(
     )
     quieten()
     with ExitStack() as at_the_end, together():
+        at_the_end.callback(end_workers)
         with warnings.catch_warnings(record=True):  # Composer's, that an attribute which it asks for is old
             trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, contents, console)
         at_the_end.callback(trainer.engine.close)  # not trainer.close, which waits for ranks that may be gone
@@ -131,6 +133,8 @@ def build_trainer(
     contents: Contents,
     console: Console,
 ) -> Trainer:
+    if recipe.deterministic:
+        configure_deterministic_mode()  # before anything runs on a GPU, which reads some of it once
     """Composer's trainer with everything that the recipe asks for; `checkpoint` says what it will be loaded from."""
     model = build_model(recipe, manifest, plan)
     shard(model, precision(recipe), recipe.parallel, Layout.of(recipe, dist.get_world_size()))
@@ -190,6 +194,8 @@ def build_trainer(
             *audits,
             checkpointer,
             StopOnSignal(checkpointer),
+    if recipe.deterministic:
+        configure_deterministic_mode()  # before anything runs on a GPU, which reads some of it once
             watchdog,
         ],
         run_name=recipe.run_name,

@@ -10,12 +10,17 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb
 from PIL.Image import Image
 
+from train.errors import RecipeError
 from train.recipe import WandbConfig
+
+ANSWER = 30.0  # seconds that W&B has to answer when a run begins
+GOODBYE = 60.0  # seconds to send the last rows when it ends
+Mode = Literal["offline", "online", "disabled"]
 
 
 class WandbRun:
@@ -23,19 +28,36 @@ class WandbRun:
 
     def __init__(self, config: WandbConfig, name: str, identity: str, folder: Path, recipe: Mapping[str, Any]) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
-        run = wandb.init(
-            project=config.project,
-            entity=config.entity,
-            group=config.group,
-            tags=config.tags,
-            name=name,
-            id=identity,
-            resume="allow",
-            mode=config.mode,
-            dir=str(folder),
-            config=dict(recipe),
-            settings=wandb.Settings(x_disable_stats=config.mode == "disabled", console="off"),
-        )
+
+        def open_run(mode: Mode) -> wandb.Run:
+            return wandb.init(
+                project=config.project,
+                entity=config.entity,
+                group=config.group,
+                tags=config.tags,
+                name=name,
+                id=identity,
+                resume="allow",
+                mode=mode,
+                dir=str(folder),
+                config=dict(recipe),
+                settings=wandb.Settings(
+                    x_disable_stats=mode == "disabled",
+                    console="off",
+                    init_timeout=ANSWER,
+                    login_timeout=ANSWER,
+                    finish_timeout=GOODBYE,
+                ),
+            )
+
+        try:
+            run = open_run(config.mode)
+        except wandb.errors.UsageError as error:
+            raise RecipeError(f"wandb.mode: {str(error).splitlines()[0]}") from None
+        except wandb.errors.CommError:
+            warn(f"W&B can't be reached: this start is written to {folder}/wandb, and `wandb sync` sends it later")
+            wandb.teardown()  # its process still holds the id
+            run = open_run("offline")
         run.define_metric("tokens")
         run.define_metric("*", step_metric="tokens")
         self._run: wandb.Run | None = run
@@ -61,4 +83,8 @@ class WandbRun:
             action(self._run)
         except OSError as error:
             self._run = None
-            print(f"train: W&B is gone ({error}); metrics.jsonl goes on", file=sys.stderr, flush=True)
+            warn(f"W&B is gone ({error}); metrics.jsonl goes on")
+
+
+def warn(sentence: str) -> None:
+    print(f"train: warning: {sentence}", file=sys.stderr, flush=True)

@@ -14,7 +14,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 def flash_attn_func(
-    q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, softmax_scale: float | None = None, causal: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    *,
+    deterministic: bool = False,
 ) -> Tensor:
     """[batch, length, heads, channels], keys and values with as many heads or fewer."""
     assert causal and q.dim() == k.dim() == 4 and q.shape[2] % k.shape[2] == 0
@@ -35,6 +42,8 @@ def flash_attn_varlen_func(
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     causal: bool = False,
+    *,
+    deterministic: bool = False,
 ) -> Tensor:
     """[total, heads, channels]; sequence i lies from cu_seqlens[i] to cu_seqlens[i + 1]."""
     assert q.dim() == 3 and cu_seqlens_q.dtype is cu_seqlens_k.dtype is torch.int32

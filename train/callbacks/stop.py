@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from types import FrameType
 from typing import Any
@@ -56,3 +57,11 @@ def leave_to_parent(worker: int) -> None:
     step in hand still needs its data. The parent ends its workers, and they end themselves when it is gone."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_workers() -> None:
+    """Python ends its children by SIGTERM when it exits, and waits for them; these sit it out. One that is still there
+    belongs to a loader that an error has left open."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise that a worker was killed
+    for worker in multiprocessing.active_children():
+        worker.kill()

@@ -1,0 +1,47 @@
+"""The same recipe on the same machine, twice, is the same bit for bit: losses, weights and the optimizer's state."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.distributed.checkpoint import FileSystemReader, load
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from processes import brickyard
+
+TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
+
+
+def rows(run: Path) -> list[dict[str, object]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    known = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    found = {
+        name: torch.empty(one.size, dtype=one.properties.dtype)
+        for name, one in known.items()
+        if isinstance(one, TensorStorageMetadata)
+    }
+    load(found, checkpoint_id=checkpoint)
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_same_recipe_twice_is_equal_bit_for_bit(workshop: SimpleNamespace, ranks: int) -> None:
+    """With dropout and router jitter; once with `deterministic: true`, which changes nothing on a CPU."""
+    runs = []
+    for number, deterministic in enumerate(("false", "true")):
+        name = f"again-{ranks}-{number}"
+        options = [f"run_name={name}", f"deterministic={deterministic}", "max_duration=6ba", "wandb.mode=disabled"]
+        log = workshop.root / f"{name}.log"
+        codes = brickyard(["train", str(workshop.recipe), *options], log, ranks=ranks)
+        assert codes == [0] * ranks, log.read_text()
+        runs.append(workshop.root / "runs" / name)
+    assert rows(runs[0]) == rows(runs[1])
+    first, second = (tensors(run / "checkpoints" / "ba00000006") for run in runs)
+    assert first.keys() == second.keys() and sum(name.startswith("state.optimizers") for name in first) > 20
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,163 @@
+"""What comes from outside ends every rank, with one sentence, and costs nothing that was saved (docs/failures.md)."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+
+from processes import brickyard, finish, start
+
+OPTIONS = ("wandb.mode=disabled", "max_duration=400ba", "save_interval=2ba", "eval_interval=400ba")
+TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
+
+
+def command(workshop: SimpleNamespace, name: str, *more: str) -> list[str]:
+    return ["train", str(workshop.recipe), f"run_name={name}", *OPTIONS, *more]
+
+
+def wait_for_step(run: Path, step: int, processes: list[BaseProcess]) -> None:
+    deadline = time.monotonic() + 120
+    while not ((run / "metrics.jsonl").exists() and f'"batch": {step},' in (run / "metrics.jsonl").read_text()):
+        assert time.monotonic() < deadline and all(process.is_alive() for process in processes)
+        time.sleep(0.02)
+
+
+def run_and_spoil(
+    workshop: SimpleNamespace, name: str, spoil: Callable[[list[BaseProcess]], None], *more: str, ranks: int = 2
+) -> tuple[list[int | None], str]:
+    """(exit codes, what was said) of ranks that were started by nobody in particular, and spoilt after step 3."""
+    log = workshop.root / f"{name}.log"
+    processes = start(command(workshop, name, *more), log, ranks=ranks)
+    wait_for_step(workshop.root / "runs" / name, 3, processes)
+    spoil(processes)
+    return finish(processes), log.read_text()
+
+
+def last_line(said: str) -> str:
+    return [line for line in said.splitlines() if line.startswith("brickyard")][-1]
+
+
+def test_a_rank_that_is_killed_ends_the_others_at_once(workshop: SimpleNamespace) -> None:
+    began = time.monotonic()
+    codes, said = run_and_spoil(workshop, "lonely", lambda ranks: ranks[1].kill())
+    assert codes == [1, -signal.SIGKILL]
+    assert "another rank has ended" in last_line(said)
+    assert time.monotonic() - began < 200  # and not dist_timeout, ten minutes
+
+
+def loop_for_ever() -> None:
+    """In rank 1, from its fourth step on."""
+    from train.callbacks.randomness import StepSeed
+
+    seed = StepSeed.batch_start
+
+    def lost_in_python(self: Any, state: Any, logger: Any) -> None:
+        while state.timestamp.batch == 3 and os.environ["RANK"] == "1":
+            pass
+        seed(self, state, logger)
+
+    StepSeed.batch_start = lost_in_python  # type: ignore[method-assign]
+
+
+def test_a_rank_that_loops_says_where_and_ends_the_others(workshop: SimpleNamespace) -> None:
+    log = workshop.root / "lost.log"
+    codes = brickyard(command(workshop, "lost", "dist_timeout=15"), log, ranks=2, before=loop_for_ever)
+    assert codes == [1, 1]
+    assert "in lost_in_python" in log.read_text()  # its stack
+    assert "another rank has" in last_line(log.read_text())
+
+
+def test_a_dataloader_worker_that_is_killed_is_named(workshop: SimpleNamespace) -> None:
+    def kill_worker(ranks: list[BaseProcess]) -> None:
+        children = psutil.Process(ranks[1].pid).children()
+        next(child for child in children if "resource_tracker" not in " ".join(child.cmdline())).kill()
+
+    codes, said = run_and_spoil(workshop, "workerless", kill_worker, "dataset.num_workers=1")
+    assert codes == [1, 1]
+    assert "a dataloader worker is killed by signal: Killed" in last_line(said)
+
+
+def fail_on_one_rank() -> None:
+    from train.callbacks.randomness import StepSeed
+
+    def fail(self: Any, state: Any, logger: Any) -> None:
+        if state.timestamp.batch == 3 and os.environ["RANK"] == "1":
+            raise ValueError("a fault of ours")
+
+    StepSeed.batch_start = fail  # type: ignore[method-assign]
+
+
+def test_a_rank_that_fails_tells_the_others_why(workshop: SimpleNamespace) -> None:
+    log = workshop.root / "faulty.log"
+    assert brickyard(command(workshop, "faulty"), log, ranks=2, before=fail_on_one_rank) == [1, 1]
+    assert "brickyard train: rank 1 failed: ValueError: a fault of ours" in log.read_text()
+
+
+def test_a_shard_that_goes_ends_the_run_and_costs_nothing(workshop: SimpleNamespace) -> None:
+    """Damaged, then gone: two ranks with workers say one sentence; with the shard back, the run is what it would be."""
+    dataset = workshop.root / "frail"
+    shutil.copytree(workshop.dataset, dataset)
+    options = (f"dataset.path={dataset}", "dataset.num_workers=1", "max_duration=12ba", "save_interval=2ba")
+    for number, path in enumerate(sorted(dataset.glob("*/train/*.mds"))):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        if number % 2:
+            path.write_bytes(content)
+    log = workshop.root / "frail.log"
+    codes = brickyard(command(workshop, "frail", *options), log, ranks=2)
+    assert codes == [2, 2]
+    assert log.read_text().count("it is not what was written (its hash differs); restore it, or prepare anew") == 1
+    assert "Traceback" not in log.read_text()
+
+
+def no_room() -> None:
+    """/dev/full has none, ever: what takes the place of metrics.jsonl leads there."""
+    from train.callbacks.metrics_file import MetricsFile
+
+    open_after = MetricsFile.open_after
+
+    def open_full(self: MetricsFile, batch: int) -> None:
+        open_after(self, batch)
+        if batch == 4:
+            self._file = Path("/dev/full").open("a", buffering=1)  # noqa: SIM115
+
+    MetricsFile.open_after = open_full  # type: ignore[method-assign]
+
+
+def test_a_full_disk_is_said_and_costs_nothing(workshop: SimpleNamespace) -> None:
+    run, log = workshop.root / "runs" / "full", workshop.root / "full.log"
+    assert brickyard(command(workshop, "full", "max_duration=4ba"), log) == [0]
+    assert brickyard(command(workshop, "full", "max_duration=8ba"), log, ranks=2, before=no_room) == [2, 1]
+    assert f"train: {run}/metrics.jsonl: No space left on device; make room, and the same" in log.read_text()
+    assert brickyard(command(workshop, "full", "max_duration=8ba"), log) == [0]
+    assert [json.loads(row)["batch"] for row in run.joinpath("metrics.jsonl").open() if "loss" in row] == [*range(1, 9)]
+
+
+def deaf() -> None:
+    """W&B's address is one where nobody ever answers."""
+    import train.wandb_run
+
+    ear = socket.create_server(("127.0.0.1", 0))
+    os.environ.update(WANDB_BASE_URL=f"http://127.0.0.1:{ear.getsockname()[1]}", WANDB_API_KEY=40 * "0")
+    train.wandb_run.ANSWER = 2.0
+    EARS.append(ear)
+
+
+EARS: list[socket.socket] = []  # kept open
+
+
+def test_without_an_answer_of_wandb_a_run_goes_on_offline(workshop: SimpleNamespace) -> None:
+    run, log = workshop.root / "runs" / "deaf", workshop.root / "deaf.log"
+    options = ("wandb.mode=online", "max_duration=3ba")
+    assert brickyard(command(workshop, "deaf", *options), log, before=deaf) == [0]
+    assert log.read_text().count("warning: W&B can't be reached") == 1
+    assert list(run.glob("wandb/offline-run-*/*.wandb"))
