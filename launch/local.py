@@ -59,7 +59,6 @@ def launch_local(path: Path, overrides: Sequence[str], count: int | None) -> int
         RecipeError: the recipe is wrong, or does not divide over the ranks.
         DataError: the dataset is not whole.
     """
-    signal.signal(signal.SIGTERM, Terminated.on_signal)
     count = gpus_or_one() if count is None else count
     if count < 1:
         raise RecipeError(f"-n: expected 1 or more, found {count}")
@@ -70,6 +69,7 @@ def launch_local(path: Path, overrides: Sequence[str], count: int | None) -> int
     fetch_run(recipe, run, say)
     run.check_same_run(recipe, manifest)
     say(f"loading torch and Composer for {count} ranks; logs: {run.path / 'logs'}")
+    signal.signal(signal.SIGTERM, Terminated.on_signal)
     check_devices(count)
     os.environ.update(NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     import train.run  # noqa: F401  # for the ranks, which are forked from here

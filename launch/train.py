@@ -18,7 +18,6 @@ from train.run_directory import RunDirectory
 def train_command(path: Path, overrides: Sequence[str]) -> int:
     """Train the recipe at `path`. Returns the exit code."""
     faulthandler.register(signal.SIGUSR1, file=2)  # where is it? each thread's stack, on stderr
-    signal.signal(signal.SIGTERM, Terminated.on_signal)
     recipe, manifest = read_run(path, overrides, int(os.environ.get("WORLD_SIZE", "1")), here=True)
     run = RunDirectory.of(recipe)
     fetch_run(recipe, run, say)
@@ -29,6 +28,7 @@ def train_command(path: Path, overrides: Sequence[str]) -> int:
         return 0
     for change in run.changes(recipe):
         say(f"from token {history.samples * recipe.max_seq_len:,} on: {change}")
+    signal.signal(signal.SIGTERM, Terminated.on_signal)
     say("loading torch and Composer")
     from train.run import train  # only now: what can be refused is refused before the ten seconds that Composer takes
 
