@@ -73,6 +73,8 @@ def train(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run:
     """
     lock = run.lock() if dist.get_global_rank() == 0 else nullcontext()
     with lock, own_temporary_folder(run):
+        if recipe.deterministic:
+            configure_deterministic_mode()  # before anything runs on a GPU, which reads some of it once
         dist.initialize_dist(build_device(), timeout=recipe.dist_timeout)
         newest = newest_checkpoint(run.checkpoints)
         checkpoint = newest_good_checkpoint(run.checkpoints, say, fetch_again=lambda: fetch_run(recipe, run, say))
@@ -133,8 +135,6 @@ def build_trainer(
     contents: Contents,
     console: Console,
 ) -> Trainer:
-    if recipe.deterministic:
-        configure_deterministic_mode()  # before anything runs on a GPU, which reads some of it once
     """Composer's trainer with everything that the recipe asks for; `checkpoint` says what it will be loaded from."""
     model = build_model(recipe, manifest, plan)
     shard(model, precision(recipe), recipe.parallel, Layout.of(recipe, dist.get_world_size()))
@@ -152,7 +152,7 @@ def build_trainer(
     clipping = GradientClipping(recipe.optimizer.clip_norm, parts_of(model))
     profiles = [Profile(run.path / "profile", recipe.profile, console)] if recipe.profile.steps else []
     audits = [AuditRecorder(run.path / FOLDER, plan, recipe.global_train_batch_size)] if recipe.audit else []
-    watchdog = Watchdog(recipe.dist_timeout)
+    watchdog = Watchdog(1.2 * recipe.dist_timeout)  # who waits for another says so first
     checkpointer = Checkpointer(
         run.checkpoints,
         recipe.interval_steps(recipe.save_interval),
@@ -194,8 +194,6 @@ def build_trainer(
             *audits,
             checkpointer,
             StopOnSignal(checkpointer),
-    if recipe.deterministic:
-        configure_deterministic_mode()  # before anything runs on a GPU, which reads some of it once
             watchdog,
         ],
         run_name=recipe.run_name,
