@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 DEMO := yamls/demo
 
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test soak check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
@@ -48,6 +48,9 @@ format: setup ## let ruff rewrite the code
 
 test: setup ## run every test
 	$(BIN)/python -m pytest
+
+soak: setup ## kill and resume a small run on random layouts for MINUTES (10) minutes
+	$(BIN)/python tests/train/soak.py $(or $(MINUTES),10)
 
 lock: ## compile requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-index-url \
