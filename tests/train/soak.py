@@ -104,7 +104,7 @@ class Soak:
         victims = ranks if everyone else [self.dice.choice(ranks)]
         if moment in ("step", "term"):
             wait_for_step(self.run, done + 1, ranks)
-            time.sleep(self.dice.uniform(0, 0.6))
+            time.sleep(self.dice.uniform(0, 1.2))
         elif moment == "time":
             time.sleep(self.dice.uniform(0, 4))
         if moment != "save":

@@ -71,7 +71,7 @@ def wait_for_step(run: Path, step: int) -> None:
 @pytest.fixture
 def run(killed_run: Path, tmp_path: Path) -> Path:
     """A copy of it to tamper with."""
-    return Path(shutil.copytree(killed_run, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "__*")))
+    return Path(shutil.copytree(killed_run, tmp_path / "run", ignore=shutil.ignore_patterns("wandb")))
 
 
 def verdict(run: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, dict[str, Any]]:

@@ -43,5 +43,5 @@ def test_the_same_recipe_twice_is_equal_bit_for_bit(workshop: SimpleNamespace, r
         runs.append(workshop.root / "runs" / name)
     assert rows(runs[0]) == rows(runs[1])
     first, second = (tensors(run / "checkpoints" / "ba00000006") for run in runs)
-    assert first.keys() == second.keys() and sum(name.startswith("state.optimizers") for name in first) > 20
+    assert first.keys() == second.keys() and sum(name.endswith("exp_avg") for name in first) > 5
     assert all(torch.equal(first[name], second[name]) for name in first)

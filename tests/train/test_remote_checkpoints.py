@@ -162,7 +162,7 @@ def test_a_run_goes_on_from_its_copy(workshop: SimpleNamespace, s3: S3Settings) 
     assert "ba00000016 is set aside" in log and "going on from" in log and "at step 16" in log
     shutil.rmtree(run)
     code, log = train(workshop, "copied", s3, "seed=7", "max_duration=24ba")  # what the run began with is known
-    assert (code, "seed was 3 and is now 7" in log) == ([2], True)
+    assert (code, "seed: 3 -> 7" in log) == ([2], True)
 
 
 def test_a_store_that_is_not_there(workshop: SimpleNamespace, s3: S3Settings) -> None:
