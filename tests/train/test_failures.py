@@ -134,11 +134,11 @@ def no_room() -> None:
 
 
 def test_a_full_disk_is_said_and_costs_nothing(workshop: SimpleNamespace) -> None:
-    run, log = workshop.root / "runs" / "full", workshop.root / "full.log"
-    assert brickyard(command(workshop, "full", "max_duration=4ba"), log) == [0]
-    assert brickyard(command(workshop, "full", "max_duration=8ba"), log, ranks=2, before=no_room) == [2, 1]
+    run, log = workshop.root / "runs" / "no-room", workshop.root / "no-room.log"
+    assert brickyard(command(workshop, "no-room", "max_duration=4ba"), log) == [0]
+    assert brickyard(command(workshop, "no-room", "max_duration=8ba"), log, ranks=2, before=no_room) == [2, 1]
     assert f"train: {run}/metrics.jsonl: No space left on device; make room, and the same" in log.read_text()
-    assert brickyard(command(workshop, "full", "max_duration=8ba"), log) == [0]
+    assert brickyard(command(workshop, "no-room", "max_duration=8ba"), log) == [0]
     rows = [json.loads(line) for line in run.joinpath("metrics.jsonl").open()]
     assert [row["batch"] for row in rows if "loss/train/total" in row] == [*range(1, 9)]
 
