@@ -27,7 +27,7 @@ from torch import Tensor
 
 from data.manifest import Manifest
 from model.composer_model import Batch, DbrxComposerModel
-from train.checkpoint_contents import Contents, dataset_tokenizer
+from train.checkpoints.contents import Contents, dataset_tokenizer
 from train.console import Console
 from train.history import continue_run
 from train.inputs import read_run

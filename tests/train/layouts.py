@@ -204,6 +204,8 @@ def rank_of_world(rank: int, ranks: int, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
+    import known_cpu  # noqa: F401
+
     import triton_on_cpu  # beside the model's tests
 
     triton_on_cpu.install()

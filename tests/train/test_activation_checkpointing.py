@@ -113,8 +113,10 @@ def test_documents_apart_in_a_run(workshop: SimpleNamespace, plain: Path) -> Non
     log = workshop.root / "apart.log"
     apart = ["train", str(workshop.recipe), "run_name=apart", "model.attend_across_documents=false"]
     assert brickyard(apart, log, ranks=2) == [0, 0], log.read_text()
-    losses, across = (
-        [row["loss/train/cross_entropy"] for row in _rows(run) if "loss/train/cross_entropy" in row]
-        for run in (workshop.root / "runs" / "apart", plain)
-    )
-    assert len(losses) == 12 and losses[-1] < losses[0] and losses != across
+    rows, across = _rows(workshop.root / "runs" / "apart"), _rows(plain)
+    losses = [row["loss/train/cross_entropy"] for row in rows if "loss/train/cross_entropy" in row]
+    assert len(losses) == 12 and losses[-1] < losses[0]
+    # The few samples that are trained on may hold no document's end; those that are held out do.
+    assert [row["eval/prose/loss"] for row in rows if "eval/prose/loss" in row] != [
+        row["eval/prose/loss"] for row in across if "eval/prose/loss" in row
+    ]
