@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["known_cpu", "train.run", "launch.cli", "torch.distributed.checkpoint"])
+CONTEXT.set_forkserver_preload(["tests.train.known_cpu", "train.run", "launch.cli", "torch.distributed.checkpoint"])
 Prepare = Callable[[], Any]
 
 
