@@ -23,10 +23,12 @@ import torch
 from beside import conditions
 from composer import Callback, Event, Logger, State
 from composer.core.precision import get_precision_context
+from composer.utils import dist
 from torch import Tensor
 
 from data.manifest import Manifest
 from model.composer_model import Batch, DbrxComposerModel
+from train.build import build_device
 from train.checkpoints.contents import Contents, dataset_tokenizer
 from train.console import Console
 from train.history import continue_run
@@ -120,6 +122,7 @@ def train_beside(recipe: Recipe, manifest: Manifest) -> list[tuple[Reading, Read
     contents = Contents(recipe.model, dataset_tokenizer(recipe.dataset, manifest))
     console = Console(recipe.interval_steps(recipe.log_interval), recipe.steps, plan.domains)
     quieten()
+    dist.initialize_dist(build_device())
     trainer = build_trainer(recipe, manifest, plan, history, run, None, contents, console)
     beside = Beside()
     trainer.state.callbacks.append(beside)
