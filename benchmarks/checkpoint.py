@@ -162,7 +162,7 @@ def seconds_to_first_step(run: Path, steps: int) -> float:
         metrics = copy / "metrics.jsonl"
         before = metrics.stat().st_size
         began = time.perf_counter()
-        process = subprocess.Popen(command(copy, steps + 50), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([*command(copy, steps + 50), "resume.allow=[run_name]"], stdout=subprocess.DEVNULL)
         while metrics.stat().st_size == before:
             assert process.poll() is None, "the run ended"
             time.sleep(0.005)
