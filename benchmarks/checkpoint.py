@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from model.config import ModelConfig
 from model.ffn_config import FFNConfig
 from model.flops import count_parameters
 from model.initialise import initialise, materialise
-from train.checkpoints.checkpointer import Saving
+from train.checkpoints.checkpointer import Saving, Tensors
 from train.checkpoints.tensors import HostCopy, tensors_of
 from train.checkpoints.writing import Snapshot, write_checkpoint
 from train.optim import build_optimizer
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def stall(folder: Path, millions: int) -> dict[str, object]:
-    """Seconds that a step waits (the copy to host memory, and all that comes before the thread begins), and seconds
+    """Seconds that training waits (before the save is begun, and before an update for what is copied), and seconds
     until the checkpoint is on the disk, while training goes on."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     group = dist.new_group(backend="gloo")
@@ -68,31 +68,35 @@ def stall(folder: Path, millions: int) -> dict[str, object]:
     parameters = count_parameters(config).total
     tokens = torch.arange(256, device=device_of_rank())[None] % config.vocab_size
 
-    def step() -> None:
+    def step(may_update: Callable[[], None] = lambda: None) -> None:
         model.model(tokens, tokens).token_loss.mean.backward()
+        may_update()
         optimizer.step()
         optimizer.zero_grad()
 
     step()
-    copies, waited, saved, steps = HostCopy(), [], [], []
+    copies, steps = HostCopy(), []
+    waited: list[float] = []
+    saved: list[float] = []
     for number in range(SAVES):
         began = time.perf_counter()
         tensors = tensors_of(model, optimizer)
-        snapshot = Snapshot(number, tensors, copies.of(tensors), lambda checkpoint: None)
         ended: list[float] = []
 
-        def save(snapshot: Snapshot = snapshot, ended: list[float] = ended) -> None:
-            write_checkpoint(folder / "checkpoints", snapshot, group)
+        def save(copies: Tensors, number: int = number, tensors: Tensors = tensors, ended: list[float] = ended) -> None:
+            write_checkpoint(folder / "checkpoints", Snapshot(number, tensors, copies, lambda checkpoint: None), group)
             ended.append(time.perf_counter())
 
-        saving = Saving(number, save)
-        waited.append(time.perf_counter() - began)
+        saving = Saving(number, copies.of(tensors), save)
+        stalls = [time.perf_counter() - began]
+        steps.append(seconds_of(lambda: step(lambda: stalls.append(seconds_of(saving.wait_for_copy)))))
+        waited.append(sum(stalls))
         while not ended:
-            steps.append(beside_seconds(step))
+            steps.append(seconds_of(step))
         assert saving.wait(lambda: None) is None
         saved.append(ended[0] - began)
         shutil.rmtree(folder / "checkpoints")
-    alone = [beside_seconds(step) for _ in range(max(5, len(steps) // SAVES))]
+    alone = [seconds_of(step) for _ in range(max(5, len(steps) // SAVES))]
     share = [wait / save for wait, save in zip(waited, saved, strict=True)][1:]
     ratio = statistics.median(share)
     print(f"{parameters / 1e6:.0f} M parameters, {12 * parameters / 1e9:.2f} GB: a step waits {ratio:.1%} of a save")
@@ -119,11 +123,11 @@ def build(millions: int) -> tuple[DbrxComposerModel, torch.optim.Optimizer, Mode
     return model, build_optimizer(model, OptimizerConfig()), config
 
 
-def beside_seconds(step: beside.Action) -> float:
+def seconds_of(action: beside.Action) -> float:
     """By the clock on the wall: what another thread takes is what is asked."""
     beside.synchronise()
     began = time.perf_counter()
-    step()
+    action()
     beside.synchronise()
     return time.perf_counter() - began
 

@@ -52,12 +52,17 @@ def build_train_data(recipe: Recipe, plan: Plan) -> DataSpec:
 
 def build_evaluators(recipe: Recipe, manifest: Manifest, plan: Plan) -> list[Evaluator]:
     """One for each domain of the curriculum that has held-out samples."""
-    device_batch_size = recipe.device_train_microbatch_size or recipe.global_train_batch_size // dist.get_world_size()
+    device_batch_size = (
+        recipe.device_eval_batch_size
+        or recipe.device_train_microbatch_size
+        or recipe.global_train_batch_size // dist.get_world_size()
+    )
     evaluators = []
     for number, domain in enumerate(plan.domains):
         if not manifest.domains[domain].splits["heldout"].samples:
             continue
-        dataset = HeldoutDataset(PreparedDataset(*places(recipe.dataset, [domain], "heldout"), batch_size=1), number)
+        prepared = PreparedDataset(*places(recipe.dataset, [domain], "heldout"), batch_size=1)
+        dataset = HeldoutDataset(prepared, number, recipe.eval_samples)
         sampler = dist.get_sampler(dataset, drop_last=False, shuffle=False)
         loader = DataLoader(dataset, batch_size=device_batch_size, sampler=sampler)
         evaluators.append(Evaluator(label=domain, dataloader=data_spec(loader), metric_names=["loss"]))
@@ -73,14 +78,16 @@ def places(dataset: DatasetConfig, domains: Sequence[str], split: str) -> tuple[
 
 
 class HeldoutDataset(Dataset):
-    """The held-out samples of one domain, in the order in which they lie; shards come through Streaming as needed."""
+    """The held-out samples of one domain, at most `limit` of them, in the order in which they lie (documents are
+    shuffled there); shards come through Streaming as needed."""
 
-    def __init__(self, samples: PreparedDataset, domain: int) -> None:
+    def __init__(self, samples: PreparedDataset, domain: int, limit: int | None) -> None:
         self.samples = samples
         self.domain = domain
+        self.limit = limit
 
     def __len__(self) -> int:
-        return self.samples.size
+        return self.samples.size if self.limit is None else min(self.limit, self.samples.size)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"tokens": self.samples[index]["tokens"].astype(np.int64), "domain": self.domain}

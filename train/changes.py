@@ -19,6 +19,8 @@ FREE_KEYS = (
     "device_train_microbatch_size",
     "save_interval",
     "eval_interval",
+    "eval_samples",
+    "device_eval_batch_size",
     "log_interval",
     "dataset.path",
     "dataset.remote",

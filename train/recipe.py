@@ -213,6 +213,8 @@ class Recipe:
     device_train_microbatch_size: int | None = None  # samples a rank works on at once; null: all of its share
     save_interval: str = "1000ba"
     eval_interval: str = "1000ba"
+    eval_samples: int | None = None  # of each domain's held-out samples, the first so many; null: all of them
+    device_eval_batch_size: int | None = None  # samples a rank evaluates at once; null: as many as it trains on
     log_interval: str = "10ba"  # between lines on the console
     audit: bool = False  # record what the model reads, for `brickyard audit`
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -282,6 +284,9 @@ class Recipe:
             yield "scheduler.decay", f"{rest} ({self.scheduler.warmup}), found {self.scheduler.decay}"
 
     def _batch_problems(self) -> Iterator[Problem]:
+        for name in ("eval_samples", "device_eval_batch_size"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                yield name, f"expected 1 or more, or null, found {number}"
         micro = self.device_train_microbatch_size
         if micro is not None and micro < 1:
             yield "device_train_microbatch_size", f"expected 1 or more, found {micro}"

@@ -98,7 +98,10 @@ class Soak:
         point = ""
         if moment == "save":
             point = self.dice.choice(SAVE_POINTS)
-            prepare = die_while_saving(done + INTERVAL * self.dice.randint(1, 3), point)
+            next_saves = [
+                (done // INTERVAL + ahead) * INTERVAL for ahead in (1, 2, 3)
+            ]  # a run asked to end saves others
+            prepare = die_while_saving(self.dice.choice(next_saves), point)
         ranks = start(self.command(way, 100_000, self.name), self.log, ranks=way.ranks, before=prepare)
         everyone = moment == "time" or self.dice.random() < 0.5  # before they have met, ranks wait for one another
         victims = ranks if everyone else [self.dice.choice(ranks)]

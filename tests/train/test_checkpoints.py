@@ -80,7 +80,7 @@ def _save(folder: Path, layout: Layout) -> None:
     _train(trained, 2)
     tensors, copies = tensors_of(*trained), HostCopy()
     expected = _whole(tensors)
-    snapshot = Snapshot(2, tensors, copies.of(tensors), lambda checkpoint: None)
+    snapshot = Snapshot(2, tensors, copies.of(tensors)(), lambda checkpoint: None)
     _train(trained, 1)  # what is saved is the run before this step
     group = dist.new_group(backend="gloo")
     write_checkpoint(folder / "checkpoints", snapshot, group)

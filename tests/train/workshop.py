@@ -27,6 +27,8 @@ device_train_microbatch_size: 4
 max_seq_len: 32
 save_interval: 4ba
 eval_interval: 6ba
+eval_samples: 24
+device_eval_batch_size: 8
 log_interval: 1ba
 
 dataset:

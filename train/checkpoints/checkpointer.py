@@ -1,17 +1,21 @@
-"""Saves a run every so many steps. A step waits for a copy of its tensors, and no longer: files are written beside
-training, one checkpoint at a time."""
+"""Saves a run every so many steps, beside training, one checkpoint at a time.
+
+Tensors are copied while the next step's forward and backward run, which only read them; its update waits until they
+are. Then files are written, however long that takes.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from composer import Callback, Event, Logger, State, Time
+from torch import Tensor
 
 from train.checkpoints.contents import Contents
 from train.checkpoints.names import PARTIAL, newest_checkpoint, remove, remove_leftovers, steps_of, whole_checkpoints
@@ -30,6 +34,7 @@ from train.checkpoints.writing import (
 from train.errors import RecipeError
 from train.history import History
 
+Tensors = Mapping[str, Tensor]
 MOST_FAILURES = 3  # in a row; then the run ends
 LONGEST = timedelta(hours=1)  # that one rank waits for another in a save
 
@@ -99,6 +104,9 @@ class Checkpointer(Callback):
             if finished or state.timestamp.batch.value % self.interval == 0:
                 self.save(state, wait=finished)
 
+        elif event == Event.AFTER_TRAIN_BATCH and self._saving:
+            self._saving.wait_for_copy()
+
     def close(self, state: State, logger: Logger) -> None:
         """However the run ends, what is half written is written to its end."""
         if self._saving:
@@ -132,8 +140,10 @@ class Checkpointer(Callback):
             history.write(checkpoint, samples)
             self.contents.write(checkpoint)
 
-        snapshot = Snapshot(state.timestamp.batch.value, tensors, self._copies.of(tensors), write_rest)
-        self._saving = Saving(snapshot.step, lambda: self.write(snapshot))
+        step = state.timestamp.batch.value
+        self._saving = Saving(
+            step, self._copies.of(tensors), lambda copies: self.write(Snapshot(step, tensors, copies, write_rest))
+        )
         if wait or not self.asynchronous:
             self.finish(must=wait)
 
@@ -180,11 +190,13 @@ class Checkpointer(Callback):
 
 
 class Saving:
-    """A save that goes on in a thread."""
+    """A save that goes on in a thread: `copy`, then `write` with what it has copied."""
 
-    def __init__(self, step: int, action: Callable[[], Any]) -> None:
+    def __init__(self, step: int, copy: Callable[[], Tensors], write: Callable[[Tensors], object]) -> None:
         self.step = step
-        self._action = action
+        self._copy = copy
+        self._write = write
+        self._copied = threading.Event()
         self._error: BaseException | None = None
         # A daemon: a process that ends by an error does not stay for others that will never answer.
         self._thread = threading.Thread(target=self._run, name=f"checkpoint of step {step}", daemon=True)
@@ -192,9 +204,17 @@ class Saving:
 
     def _run(self) -> None:
         try:
-            self._action()
+            try:
+                copies = self._copy()
+            finally:
+                self._copied.set()
+            self._write(copies)
         except BaseException as error:
             self._error = error
+
+    def wait_for_copy(self) -> None:
+        """Returns when the tensors may change."""
+        self._copied.wait()
 
     def wait(self, meanwhile: Callable[[], None]) -> BaseException | None:
         """Returns what it ended with, if that is an error; calls `meanwhile` every second."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -51,19 +51,34 @@ class HostCopy:
     def __init__(self) -> None:
         self._copies: dict[str, Tensor] = {}
 
-    def of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A copy of each tensor's local part, which the next call overwrites."""
-        for name, tensor in tensors.items():
-            part = tensor.detach()
-            part = part.to_local() if isinstance(part, DTensor) else part
-            copy = self._copies.get(name)
-            if copy is None or copy.shape != part.shape:
-                # Pinned, a GPU writes there by itself, all tensors at once.
-                copy = self._copies[name] = torch.empty_like(part, device="cpu", pin_memory=part.is_cuda)
-            copy.copy_(part, non_blocking=True)
+    def of(self, tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
+        """What copies each tensor's local part over the copy before, in any thread.
+
+        It waits for what the device has been asked to do so far, and may go on beside what it is asked to do next, as
+        long as that changes no tensor before the copy has been returned.
+        """
+        stream = None
         if torch.cuda.is_available():
-            torch.cuda.current_stream().synchronize()
-        return self._copies
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+
+        def copy() -> dict[str, Tensor]:
+            with torch.cuda.stream(stream):  # type: ignore[arg-type]
+                for name, tensor in tensors.items():
+                    self._copy(name, tensor.detach())
+            if stream:
+                stream.synchronize()
+            return self._copies
+
+        return copy
+
+    def _copy(self, name: str, tensor: Tensor) -> None:
+        part = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        copy = self._copies.get(name)
+        if copy is None or copy.shape != part.shape:
+            # Pinned, a GPU writes there by itself, all tensors at once.
+            copy = self._copies[name] = torch.empty_like(part, device="cpu", pin_memory=part.is_cuda)
+        copy.copy_(part, non_blocking=True)
 
 
 def write_tensors(
