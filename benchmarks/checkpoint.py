@@ -47,6 +47,9 @@ FEW, MANY = 20, 2000  # steps done
 STARTS = 5  # of each, that the median is taken of
 
 
+Action = beside.Action
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["stall", "resume"])
@@ -63,12 +66,11 @@ def stall(folder: Path, millions: int) -> dict[str, object]:
     """Seconds that training waits (before the save is begun, and before an update for what is copied), and seconds
     until the checkpoint is on the disk, while training goes on."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    group = dist.new_group(backend="gloo")
     model, optimizer, config = build(millions)
     parameters = count_parameters(config).total
     tokens = torch.arange(256, device=device_of_rank())[None] % config.vocab_size
 
-    def step(may_update: Callable[[], None] = lambda: None) -> None:
+    def step(may_update: Action = lambda: None) -> None:
         model.model(tokens, tokens).token_loss.mean.backward()
         may_update()
         optimizer.step()
@@ -79,23 +81,9 @@ def stall(folder: Path, millions: int) -> dict[str, object]:
     waited: list[float] = []
     saved: list[float] = []
     for number in range(SAVES):
-        began = time.perf_counter()
-        tensors = tensors_of(model, optimizer)
-        ended: list[float] = []
-
-        def save(copies: Tensors, number: int = number, tensors: Tensors = tensors, ended: list[float] = ended) -> None:
-            write_checkpoint(folder / "checkpoints", Snapshot(number, tensors, copies, lambda checkpoint: None), group)
-            ended.append(time.perf_counter())
-
-        saving = Saving(number, copies.of(tensors), save)
-        stalls = [time.perf_counter() - began]
-        steps.append(seconds_of(lambda: step(lambda: stalls.append(seconds_of(saving.wait_for_copy)))))
-        waited.append(sum(stalls))
-        while not ended:
-            steps.append(seconds_of(step))
-        assert saving.wait(lambda: None) is None
-        saved.append(ended[0] - began)
-        shutil.rmtree(folder / "checkpoints")
+        stall, save = save_beside(step, number, model, optimizer, copies, folder, steps)
+        waited.append(stall)
+        saved.append(save)
     alone = [seconds_of(step) for _ in range(max(5, len(steps) // SAVES))]
     share = [wait / save for wait, save in zip(waited, saved, strict=True)][1:]
     ratio = statistics.median(share)
@@ -112,6 +100,35 @@ def stall(folder: Path, millions: int) -> dict[str, object]:
     }
 
 
+def save_beside(
+    step: Callable[[Action], None],
+    number: int,
+    model: DbrxComposerModel,
+    optimizer: torch.optim.Optimizer,
+    copies: HostCopy,
+    folder: Path,
+    steps: list[float],
+) -> tuple[float, float]:
+    """Seconds that training has waited for a save, and those until it was on the disk; adds each step's to `steps`."""
+    group = dist.new_group(backend="gloo")
+    ended: list[float] = []
+
+    def save(copied: Tensors) -> None:
+        write_checkpoint(folder / "checkpoints", Snapshot(number, tensors, copied, lambda checkpoint: None), group)
+        ended.append(time.perf_counter())
+
+    began = time.perf_counter()
+    tensors = tensors_of(model, optimizer)
+    saving = Saving(number, copies.of(tensors), save)
+    stalls = [time.perf_counter() - began]
+    steps.append(seconds_of(lambda: step(lambda: stalls.append(seconds_of(saving.wait_for_copy)))))
+    while not ended:
+        steps.append(seconds_of(lambda: step(lambda: None)))
+    assert saving.wait(lambda: None) is None
+    shutil.rmtree(folder / "checkpoints")
+    return sum(stalls), ended[0] - began
+
+
 def build(millions: int) -> tuple[DbrxComposerModel, torch.optim.Optimizer, ModelConfig]:
     layers = max(1, round(millions / 12.9))
     experts = FFNConfig(ffn_hidden_size=512, moe_num_experts=16, moe_top_k=2)
@@ -123,7 +140,7 @@ def build(millions: int) -> tuple[DbrxComposerModel, torch.optim.Optimizer, Mode
     return model, build_optimizer(model, OptimizerConfig()), config
 
 
-def seconds_of(action: beside.Action) -> float:
+def seconds_of(action: Action) -> float:
     """By the clock on the wall: what another thread takes is what is asked."""
     beside.synchronise()
     began = time.perf_counter()

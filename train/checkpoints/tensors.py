@@ -63,7 +63,7 @@ class HostCopy:
             stream.wait_stream(torch.cuda.current_stream())
 
         def copy() -> dict[str, Tensor]:
-            with torch.cuda.stream(stream):  # type: ignore[arg-type]
+            with torch.cuda.stream(stream):
                 for name, tensor in tensors.items():
                     self._copy(name, tensor.detach())
             if stream:
