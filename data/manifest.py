@@ -10,14 +10,14 @@ import os
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
 
-VERSION = 1
+VERSION = 2
 FILE = "manifest.json"
 INDEX = "index.json"  # Streaming's, one in each split's folder
 SPLITS = ("train", "heldout")
@@ -60,11 +60,32 @@ class SourceRecord:
 
 
 @dataclass(frozen=True)
+class ExampleRecord:
+    """A few words of a document that a cleaning step dropped or changed; addresses are masked."""
+
+    why: str  # "edited", or the rule that dropped it with the document's number
+    before: str
+    after: str | None  # None: dropped
+
+
+@dataclass(frozen=True)
+class CleaningRecord:
+    """One cleaning step: `documents_in == documents_out + sum(dropped.values())`."""
+
+    step: str  # as the recipe names it; the second of a name is NAME_2
+    documents_in: int
+    documents_out: int
+    edited: int  # documents whose text it changed
+    dropped: dict[str, int]  # rule -> documents
+    examples: list[ExampleRecord]  # a few drops and a few edits, chosen by hash
+
+
+@dataclass(frozen=True)
 class DomainRecord:
     """One domain: what was read, what was dropped and why, what was kept."""
 
     documents_read: int
-    dropped: dict[str, int]  # cleaning step -> documents it dropped
+    dropped: dict[str, int]  # what was wrong with the record, or the cleaning step that dropped it -> documents
     duplicates: int  # exact copies of a document of this domain or of one before it in the recipe
     bytes: int  # UTF-8 bytes of the documents kept
     sources: list[SourceRecord]
@@ -73,6 +94,8 @@ class DomainRecord:
     # Cross-entropy in nats per token of the held-out targets under the train split's unigram model (add-one smoothing
     # over the whole vocabulary). Targets are what a model is trained on: not a sample's first token, not padding.
     unigram_loss: float | None  # None: the recipe holds nothing out
+    cleaning: list[CleaningRecord] = field(default_factory=list)  # in the order of the recipe
+    languages: dict[str, int] = field(default_factory=dict)  # ISO code -> documents; empty without the step `language`
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,9 @@ def dataclass_problems(schema: type, value: Any, path: str) -> Iterator[Problem]
     for key, item in value.items():
         if key not in known:
             yield join(path, key), f"no such key{nearest(key, known)} (known here: {', '.join(known)})"
+        elif "named" in known[key].metadata:
+            if item is not None or known[key].default is not None:
+                yield from named_problems(known[key].metadata["named"], item, join(path, key))
         else:
             yield from shape_problems(hints[key], item, join(path, key))
     for name, field in known.items():
@@ -66,6 +69,21 @@ def list_problems(item_hint: Any, value: Any, path: str) -> Iterator[Problem]:
         return
     for index, item in enumerate(value):
         yield from shape_problems(item_hint, item, f"{path}[{index}]")
+
+
+def named_problems(table: dict[str, type], value: Any, path: str) -> Iterator[Problem]:
+    """Of a list whose items are names of the table or {name: {option: value}}, the options those of its dataclass."""
+    if not isinstance(value, list):
+        yield path, f"expected a list of names (of {', '.join(table)}), found {show(value)}"
+        return
+    for index, item in enumerate(value):
+        name, options = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else (item, None)
+        if not isinstance(name, str):
+            yield f"{path}[{index}]", f"expected a name or one {{name: {{option: value}}}}, found {show(item)}"
+        elif name not in table:
+            yield f"{path}[{index}]", f"no such name: {name}{nearest(name, table)} (known here: {', '.join(table)})"
+        elif options is not None:
+            yield from dataclass_problems(table[name], options, f"{path}[{index}].{name}")
 
 
 def tuple_problems(item_hints: tuple, value: Any, path: str) -> Iterator[Problem]:

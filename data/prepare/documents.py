@@ -1,19 +1,26 @@
 """From raw records to documents: cleaned, unique, each with its split and its place in the shuffled order."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
 
 from data.errors import DataError
-from data.prepare import cleaning
+from data.manifest import CleaningRecord
+from data.prepare.cleaning import counts as cleaning_counts
+from data.prepare.cleaning import engine, steps
 from data.prepare.hashed import fraction, rehash
 from data.prepare.recipe import PrepareRecipe
 from data.prepare.session import spark_path
-from data.prepare.sources import NO_TEXT, Input
+from data.prepare.sources import MALFORMED, NO_TEXT, Input
 
 TOP_ORIGINS = 20
+BROKEN = (MALFORMED, NO_TEXT, engine.EMPTY)  # what is wrong with records that no cleaning step sees
 
 
 @dataclass
@@ -22,7 +29,9 @@ class DomainCounts:
 
     read: int = 0
     read_by_source: dict[int, int] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(cleaning.STEPS, 0))
+    dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BROKEN, 0))
+    cleaning: list[CleaningRecord] = field(default_factory=list)
+    languages: dict[str, int] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)  # split -> documents
     bytes: int = 0
     origins: dict[str, int] = field(default_factory=dict)
@@ -33,11 +42,19 @@ class DomainCounts:
 
 
 def write_cleaned(raw: DataFrame, recipe: PrepareRecipe, folder: Path) -> None:
-    """Cleans raw records (columns as sources.read gives them); a dropped one keeps its row, without text."""
-    cleaned = raw.withColumn("text", cleaning.clean_column(F.col("text")))
-    cleaned = cleaned.withColumn("dropped", cleaning.drop_reason(F.col("dropped"), F.col("text"), recipe.cleaning))
-    cleaned = cleaned.withColumn("text", F.when(F.col("dropped").isNull(), F.col("text")))
-    cleaned.write.parquet(spark_path(folder))
+    """Takes raw records (columns as sources.read gives them) through the steps of their domain.
+
+    A dropped one keeps its row, without text. Columns out: those of raw, and engine.COLUMNS.
+    """
+    of_domain = {domain: steps.build(recipe.cleaning_of(domain)) for domain in recipe.domains}
+
+    def clean(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return engine.clean_batches(batches, of_domain)
+
+    kept = [column for column in raw.schema if column.name not in engine.COLUMNS.names]
+    schema = StructType([*kept, *from_arrow_schema(engine.COLUMNS)])
+    as_bytes = raw.withColumn("text", F.col("text").cast("binary"))  # Spark's strings are unchecked bytes
+    as_bytes.mapInArrow(clean, schema).write.parquet(spark_path(folder))
 
 
 def write_unique(cleaned: DataFrame, recipe: PrepareRecipe, folder: Path) -> None:
@@ -62,14 +79,27 @@ def write_unique(cleaned: DataFrame, recipe: PrepareRecipe, folder: Path) -> Non
     ).write.parquet(spark_path(folder))
 
 
-def count(cleaned: DataFrame, unique: DataFrame, domains: list[str]) -> dict[str, DomainCounts]:
-    """Counts per domain; only counts reach the driver."""
-    counts = {domain: DomainCounts() for domain in domains}
-    for domain, source, dropped, number in cleaned.groupBy("domain", "source", "dropped").count().collect():
-        counts[domain].read += number
-        counts[domain].read_by_source[source] = counts[domain].read_by_source.get(source, 0) + number
-        if dropped is not None:
-            counts[domain].dropped[dropped] += number
+def count(cleaned: DataFrame, unique: DataFrame, recipe: PrepareRecipe) -> dict[str, DomainCounts]:
+    """Counts per domain; only counts and a few examples reach the driver."""
+    counts = {domain: DomainCounts() for domain in recipe.domains}
+    by_rule: dict[tuple[str, str, str], int] = {}  # domain, step, rule
+    fates = cleaned.groupBy("domain", "source", "dropped", "rule", "language").count()
+    for domain, source, dropped, rule, language, number in fates.collect():
+        of = counts[domain]
+        of.read += number
+        of.read_by_source[source] = of.read_by_source.get(source, 0) + number
+        if rule is not None:
+            by_rule[domain, dropped, rule] = by_rule.get((domain, dropped, rule), 0) + number
+        elif dropped is not None:
+            of.dropped[dropped] += number
+        elif language is not None:
+            of.languages[language] = of.languages.get(language, 0) + number
+    edited, examples = cleaning_counts.edits(cleaned), cleaning_counts.examples(cleaned)
+    for domain, of in counts.items():
+        names = list(steps.build(recipe.cleaning_of(domain)))
+        documents_in = of.read - sum(of.dropped.values())
+        of.cleaning = cleaning_counts.records(domain, names, documents_in, by_rule, edited, examples)
+        of.dropped.update({record.step: sum(record.dropped.values()) for record in of.cleaning})
     kept = unique.groupBy("domain", "split").agg(F.count("*"), F.sum(F.octet_length("text")))
     for domain, split, number, size in kept.collect():
         counts[domain].kept[split] = number

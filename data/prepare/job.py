@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from data.errors import DataError
 from data.manifest import SPLITS, Manifest, TokenizerRecord, canonical_json, verify
 from data.prepare import documents, record, shards, sources, tokens
+from data.prepare.cleaning import steps
 from data.prepare.documents import DomainCounts, read_stage
 from data.prepare.output import check_replaceable, unfinished_folder
 from data.prepare.recipe import PrepareRecipe
@@ -25,7 +26,7 @@ from data.prepare.session import spark_session
 from data.prepare.sources import Input
 from data.tokenizer import Tokenizer
 
-VERSION = 1  # of what a recipe means: raise it when the same recipe and inputs should give other data
+VERSION = 2  # of what a recipe means: raise it when the same recipe and inputs should give other data
 TOKENIZER_FOLDER = "tokenizer"
 
 Report = Callable[[str], None]
@@ -94,7 +95,7 @@ def _select_documents(job: _Job, spark: SparkSession) -> dict[str, DomainCounts]
     documents.write_cleaned(sources.read(spark, job.inputs), recipe, job.stage("cleaned"))
     cleaned = read_stage(spark, job.stage("cleaned"))
     documents.write_unique(cleaned, recipe, job.stage("unique"))
-    counts = documents.count(cleaned, read_stage(spark, job.stage("unique")), list(recipe.domains))
+    counts = documents.count(cleaned, read_stage(spark, job.stage("unique")), recipe)
     documents.check(counts, job.inputs, cleaned, recipe)
     for domain, of in counts.items():
         job.report(
@@ -168,7 +169,9 @@ def _fingerprints(
         del content[key]
     content["tokenizer"]["path"] = None if tokenizer is None else tokenizer.fingerprint
     content["tokenizer"]["kind"] = recipe.tokenizer.kind.value
-    for domain in content["domains"].values():
+    del content["cleaning"]
+    for name, domain in content["domains"].items():
+        domain["cleaning"] = steps.resolved(recipe.cleaning_of(name))
         for source in domain["sources"]:
             source["path"], source["format"] = None, source["format"].value
     content["domains"] = list(content["domains"].items())

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Any
+
+from data.prepare.cleaning import steps
 
 MAX_SHARD_MB = 2048  # MDS keeps offsets in 32 bits
 MIN_VOCAB_SIZE = 257  # every byte, and the end of text
@@ -48,21 +51,12 @@ class Domain:
     """A named kind of text."""
 
     sources: list[Source] = field(default_factory=list)
+    cleaning: list[Any] | None = field(default=None, metadata={"named": steps.STEPS})  # null: the recipe's own list
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.sources:
             yield "sources", "expected at least one source"
-
-
-@dataclass
-class Cleaning:
-    """What a document must be to be kept. Text is always brought to NFC and freed of control characters."""
-
-    min_characters: int = 1
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.min_characters < 1:
-            yield "min_characters", "expected at least 1"
+        yield from ((f"cleaning{key}", sentence) for key, sentence in steps.problems(self.cleaning or []))
 
 
 @dataclass
@@ -111,7 +105,8 @@ class PrepareRecipe:
     max_seq_len: int = 2048
     seed: int = 17  # of the order of documents; the held-out split does not depend on it
     heldout_fraction: float = 0.005  # of the documents, by hash; 0 holds nothing out
-    cleaning: Cleaning = field(default_factory=Cleaning)
+    # Steps in their order, each a name or {name: {option: value}}: docs/prepare.md has all of them.
+    cleaning: list[Any] = field(default_factory=lambda: list(steps.DEFAULT), metadata={"named": steps.STEPS})
     tokenizer: TokenizerChoice = field(default_factory=TokenizerChoice)
     shard_size_mb: float = 64.0  # uncompressed
     compression: str | None = None  # such as zstd or zstd:7
@@ -137,6 +132,12 @@ class PrepareRecipe:
             yield "compression", "expected zstd, zstd:LEVEL or null"
         if len(set(self.hashes)) != len(self.hashes) or not set(self.hashes) <= {"sha1", "sha256", "xxh64", "xxh128"}:
             yield "hashes", "expected distinct names out of sha1, sha256, xxh64, xxh128"
+        yield from ((f"cleaning{key}", sentence) for key, sentence in steps.problems(self.cleaning))
+
+    def cleaning_of(self, domain: str) -> list[Any]:
+        """The list of steps that the domain's documents go through."""
+        own = self.domains[domain].cleaning
+        return self.cleaning if own is None else own
 
 
 def _is_folder_name(name: str) -> bool:

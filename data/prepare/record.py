@@ -61,6 +61,8 @@ def record_domain(
         origins=counts.origins,
         splits=splits,
         unigram_loss=loss,
+        cleaning=counts.cleaning,
+        languages=dict(sorted(counts.languages.items(), key=lambda item: (-item[1], item[0]))),
     )
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from data.prepare.job import prepare
 from data.prepare.recipe import (
-    Cleaning,
     Domain,
     PrepareRecipe,
     Source,
@@ -70,7 +69,7 @@ def make_workshop(root: Path) -> SimpleNamespace:
             domains={
                 name: Domain([Source(path=str(root / name), format=SourceFormat.text)]) for name in ("code", "prose")
             },
-            cleaning=Cleaning(min_characters=20),
+            cleaning=["unicode", {"characters": {"min": 20}}],
             tokenizer=TokenizerChoice(kind=TokenizerKind.train, vocab_size=512),
             shard_size_mb=0.02,
             spark=SparkChoice(master="local[2]", driver_memory="1g"),

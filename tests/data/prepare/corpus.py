@@ -4,9 +4,8 @@ import hashlib
 import json
 import random
 
-from data.prepare.cleaning import clean
+from data.prepare.cleaning.encoding import Unicode
 from data.prepare.recipe import (
-    Cleaning,
     Domain,
     PrepareRecipe,
     Source,
@@ -16,6 +15,7 @@ from data.prepare.recipe import (
     TokenizerKind,
 )
 
+clean = Unicode().apply
 MIN_CHARACTERS = 20
 HELDOUT = 0.2
 SEED = 5
@@ -36,6 +36,14 @@ def ordinary_documents(name, count):
 # Java's compiler is most of the cost of so small a job.
 QUICK = {"spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1", "spark.sql.codegen.wholeStage": "false"}
 
+# What web's own steps make of a text; None: dropped.
+JAPANESE = "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。"
+MAILED = "mail jane.roe@mail.invalid.org or ping 8.8.8.8, not 10.0.0.1"
+PLANTED = {
+    "SchÃ¶ne GrÃ¼ÃŸe, it was â\x80\x9csaidâ\x80\x9d": "Schöne Grüße, it was “said”",
+    MAILED: "mail email@example.com or ping 192.0.2.1, not 10.0.0.1",
+    JAPANESE: None,
+}
 SHARED = "This very text is in both domains and the first of them keeps it."
 HUGE = "huge: " + sentences("huge", 4000)  # longer than a shard
 WEB = [
@@ -47,8 +55,11 @@ WEB = [
     "",
     " \n\x00\t",
     "too short",
+    *PLANTED,
 ]
 LATIN_1 = "a text file in Latin 1: déjà vu, garçon".encode("latin-1")
+LENGTH = {"characters": {"min": MIN_CHARACTERS}}
+WEB_STEPS = ["mojibake", "unicode", LENGTH, {"language": {"keep": [], "drop": ["ja"], "min_score": 0}}, "mask_pii"]
 CODE = [*ordinary_documents("code", 30), SHARED, HUGE]
 MALFORMED = [
     b'{"text": "cut off in the mid',
@@ -85,13 +96,13 @@ def recipe(folder, output, **changes):
     parts = {
         "output": str(output),
         "domains": {
-            "web": Domain([Source(str(folder / "web [1]"), origin_column="origin")]),
+            "web": Domain([Source(str(folder / "web [1]"), origin_column="origin")], WEB_STEPS),
             "code": Domain([parquet, Source(str(folder / "files" / "*.txt"), SourceFormat.text)]),
         },
         "max_seq_len": 32,
         "seed": SEED,
         "heldout_fraction": HELDOUT,
-        "cleaning": Cleaning(min_characters=MIN_CHARACTERS),
+        "cleaning": ["unicode", LENGTH],
         "tokenizer": TokenizerChoice(TokenizerKind.train, vocab_size=400),
         "shard_size_mb": 0.003,
         "compression": "zstd",
@@ -109,8 +120,8 @@ def expected_documents():
     }
     seen, kept = set(), []
     for domain, texts in raw.items():
-        for text in (clean(text) for text in texts):
-            if len(text) >= MIN_CHARACTERS and text not in seen:
+        for text in (PLANTED.get(text, clean(text)) for text in texts):
+            if text is not None and len(text) >= MIN_CHARACTERS and text not in seen:
                 seen.add(text)
                 kept.append((domain, text))
     documents = {}

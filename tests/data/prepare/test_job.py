@@ -20,7 +20,7 @@ from data.prepare.recipe import Domain, Source, SourceFormat, SparkChoice
 from data.prepare.session import spark_session
 from data.tokenizer import Tokenizer
 
-from corpus import CODE, MALFORMED, NO_TEXT, QUICK, WEB, expected_documents, recipe, write_corpus
+from corpus import CODE, MAILED, MALFORMED, NO_TEXT, PLANTED, QUICK, WEB, expected_documents, recipe, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,9 @@ def test_decoded_documents_are_the_cleaned_texts_in_order_and_nothing_else(two_c
 def test_the_manifest_accounts_for_every_record(two_cores):
     web, code = (Manifest.read(two_cores).domains[name] for name in ("web", "code"))
     assert web.documents_read == len(WEB) + len(MALFORMED) + len(NO_TEXT) + 1
-    assert web.dropped == {"malformed": len(MALFORMED), "no_text": len(NO_TEXT), "empty": 2, "too_short": 1}
+    broken = {"malformed": len(MALFORMED), "no_text": len(NO_TEXT), "empty": 1}
+    by_step = {"mojibake": 0, "unicode": 1, "characters": 1, "language": 1, "mask_pii": 0}
+    assert web.dropped == {**broken, **by_step}
     assert (web.duplicates, code.duplicates) == (1, 1)
     assert code.documents_read == len(CODE) + 1 and not any(code.dropped.values())
     for domain in (web, code):
@@ -120,6 +122,27 @@ def test_the_manifest_accounts_for_every_record(two_cores):
         ("text", len(CODE) - 14, len(CODE) - 14),
     ]
     assert web.sources[0].bytes == sum(p.stat().st_size for p in Path(web.sources[0].path).iterdir())
+
+
+def test_each_step_says_what_it_did(two_cores):
+    web, code = (Manifest.read(two_cores).domains[name] for name in ("web", "code"))
+    seen = web.documents_read - len(MALFORMED) - len(NO_TEXT) - 1
+    for record in web.cleaning:
+        assert record.documents_in == seen
+        assert record.documents_out == seen - sum(record.dropped.values())
+        assert web.dropped[record.step] == sum(record.dropped.values())
+        seen = record.documents_out
+    mojibake, unicode, characters, language, mask_pii = web.cleaning
+    assert (mojibake.edited, mask_pii.edited) == (1, 1)
+    assert [(of.why, of.before, of.after) for of in mojibake.examples] == [
+        ("edited", raw, fixed) for raw, fixed in PLANTED.items() if "Grü" in (fixed or "")
+    ]
+    assert mask_pii.examples[0].after == PLANTED[MAILED] == mask_pii.examples[0].before, "addresses stay out of it"
+    assert unicode.dropped == {"nothing left": 1} and characters.dropped == {"characters": 1}
+    assert [of.why for of in characters.examples] == ["characters 9, below 20"]
+    assert language.dropped == {"ja": 1} and language.examples[0].why.startswith("ja with a score of ")
+    assert sum(web.languages.values()) == mask_pii.documents_out and "ja" not in web.languages
+    assert [record.step for record in code.cleaning] == ["unicode", "characters"] and not code.languages
 
 
 def test_shards_are_many_and_match_their_hashes(two_cores):
@@ -149,7 +172,7 @@ def test_every_step_is_reported(lines, two_cores):
     said = "\n".join(lines)
     for words in (
         "reading",
-        "web: 54 documents read, 9 dropped",
+        "web: 57 documents read, 10 dropped",
         "1 duplicates",
         "training a tokenizer",
         "writing",
@@ -191,7 +214,7 @@ def test_mistakes_end_in_a_sentence_and_leave_nothing(root, spark, tmp_path):
 
     web, parquet = root / "web [1]" / "b.jsonl", root / "code.parquet"
     mistake(r"domains.web.sources\[0\].path: there is no file .*nowhere", domains=domain(root / "nowhere" / "*.jsonl"))
-    mistake(r"text_column: none of the 27 records of .* has 'body'", domains=domain(web, text_column="body"))
+    mistake(r"text_column: none of the 30 records of .* has 'body'", domains=domain(web, text_column="body"))
     as_parquet = {"format": SourceFormat.parquet}
     mistake(r"has no column 'text'; it has content, path", domains=domain(parquet, **as_parquet))
     missing_origin = {**as_parquet, "text_column": "content", "origin_column": "url"}
@@ -199,7 +222,7 @@ def test_mistakes_end_in_a_sentence_and_leave_nothing(root, spark, tmp_path):
     mistake("web: none of its .* held out; raise heldout_fraction", domains=domain(web), heldout_fraction=1e-9)
     mistake("web: every document is held out", domains=domain(web), heldout_fraction=0.999999)
     (tmp_path / "short.jsonl").write_text('{"text": "x"}\n{"text": ""}\nrubbish\n')
-    left = r"no document is left \(read 3; dropped: malformed 1, empty 1, too_short 1; duplicates 0\)"
+    left = r"no document is left \(read 3; dropped: malformed 1, empty 1, characters 1; duplicates 0\)"
     mistake(left, domains=domain(tmp_path / "short.jsonl"))
     (tmp_path / "_hidden.jsonl").write_text('{"text": "x"}\n')
     mistake("Spark passes over files whose name begins with '_'", domains=domain(tmp_path / "_hidden.jsonl"))

@@ -6,7 +6,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from data.prepare.recipe import (
-    Cleaning,
     Domain,
     PrepareRecipe,
     Source,
@@ -23,7 +22,7 @@ def good(**changes):
 
 
 def test_a_good_recipe_has_no_problems():
-    for node in (good(), Source("a"), Domain([Source("a")]), Cleaning(), TokenizerChoice(), SparkChoice()):
+    for node in (good(), Source("a"), Domain([Source("a")]), TokenizerChoice(), SparkChoice()):
         assert list(node.problems()) == []
 
 
@@ -45,7 +44,8 @@ def test_a_good_recipe_has_no_problems():
         (Source("s3://bucket/x"), "path"),
         (Source("a", text_column=""), "text_column"),
         (Domain(), "sources"),
-        (Cleaning(min_characters=0), "min_characters"),
+        (good(cleaning=["unicode", {"characters": {"min": 0}}]), "cleaning[1].characters.min"),
+        (Domain([Source("a")], [{"c4": {"min_sentences": -1}}]), "cleaning[0].c4.min_sentences"),
         (TokenizerChoice(TRAIN), "vocab_size"),
         (TokenizerChoice(TRAIN, vocab_size=256), "vocab_size"),
         (TokenizerChoice(TRAIN, vocab_size=300, train_on_mb=0), "train_on_mb"),
@@ -65,5 +65,5 @@ def test_the_demo_fits_the_schema():
     recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PrepareRecipe), OmegaConf.load(path)))
     assert isinstance(recipe, PrepareRecipe)
     assert list(recipe.domains) == ["code", "prose", "reference"]
-    nodes = [recipe, recipe.cleaning, recipe.tokenizer, recipe.spark, *recipe.domains.values()]
+    nodes = [recipe, recipe.tokenizer, recipe.spark, *recipe.domains.values()]
     assert [problem for node in nodes for problem in node.problems()] == []
