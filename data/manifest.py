@@ -75,7 +75,7 @@ class CleaningRecord:
     step: str  # as the recipe names it; the second of a name is NAME_2
     documents_in: int
     documents_out: int
-    edited: int  # documents whose text it changed
+    edited: int  # documents of which it changed more than white space at the ends
     dropped: dict[str, int]  # rule -> documents
     examples: list[ExampleRecord]  # a few drops and a few edits, chosen by hash
 

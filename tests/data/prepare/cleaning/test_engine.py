@@ -29,7 +29,7 @@ def test_the_order_of_steps_is_the_recipes():
     quoted = "â\x80\x9cquotedâ\x80\x9d"
     assert outcome(["mojibake", "unicode"], quoted).text == "“quoted”"
     assert outcome(["unicode", "mojibake"], quoted).text == "âquotedâ", "the control characters are gone by then"
-    padded = "short" + "\n" * 20
+    padded = "sh\x00ort" + "\n" * 20
     long = {"characters": {"min": 20}}
     assert outcome([long, "unicode"], padded).text == "short"
     assert outcome(["unicode", long], padded).dropped == "characters"
@@ -47,12 +47,12 @@ def test_a_document_of_which_nothing_is_left():
 def test_batches_keep_their_other_columns_and_use_the_domains_steps():
     steps = {"web": build(["unicode"]), "code": build([{"characters": {"min": 4}}])}
     domains, dropped = ["web", "code", "web", "web"], [None, None, None, "no_text"]
-    (cleaned,) = clean_batches(iter([batch(["a\r\n", "a\r\n", b"\xff\xedx", None], domains, dropped)]), steps)
+    (cleaned,) = clean_batches(iter([batch(["a\x00b\r\n", "a\r\n", b"\xff\xedx\n", None], domains, dropped)]), steps)
     assert cleaned.schema == pa.schema([*batch([""]).schema.remove(3).remove(2), *COLUMNS])
     assert cleaned.column("origin").to_pylist() == [f"site/{i}" for i in range(4)]
-    assert cleaned.column("text").to_pylist() == ["a", None, "\ufffd\ufffdx", None]
+    assert cleaned.column("text").to_pylist() == ["ab", None, "\ufffd\ufffdx", None]
     assert cleaned.column("dropped").to_pylist() == [None, "characters", None, "no_text"]
-    assert cleaned.column("edited").to_pylist() == [["unicode"], [], [], []]
+    assert cleaned.column("edited").to_pylist() == [["unicode"], [], [], []], "a newline at the end is no edit"
 
 
 @pytest.mark.parametrize("text", ["\x00", "a\x00b " * 30, "\ud800", "half a pair \udc00 " * 30, " ", "\n", "é" * 50])
@@ -79,7 +79,9 @@ def proposals(sizes, texts):
 
 
 def test_examples_are_the_same_in_any_partitioning_few_and_short():
-    paragraphs = [part + "\n" for topic in topics.values() for part in topic.split("\n\n") if part.strip()][:4000]
+    paragraphs = [
+        part.replace(" ", " \x07", 1) for topic in topics.values() for part in topic.split("\n\n") if part.strip()
+    ][:4000]
     whole, number = proposals([4000], paragraphs)
     parts, _ = proposals([1, 999, 3000], paragraphs)
     assert whole == parts and len(whole) == 32  # sixteen drops and sixteen edits
