@@ -13,7 +13,7 @@ _LOREM_IPSUM = re.compile("lorem ipsum", re.IGNORECASE)
 _SCRIPT = re.compile("javascript", re.IGNORECASE)
 _POLICY = re.compile("terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies", re.IGNORECASE)
 _CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")
-_LONG_WORD = re.compile(r"\S{1001}")
+_LONG_WORD = re.compile(r"(?<!\S)\S{1001}")
 # The look-behind lets a search begin only where a run of marks begins, so that a million dots are read once.
 _SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++[\"'”’)\]]*+(?!\S)")
 

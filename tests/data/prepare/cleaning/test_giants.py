@@ -7,6 +7,7 @@ from data.prepare.cleaning.steps import STEPS
 MILLION = 1_000_000
 GIANTS = {
     "one word": "a" * MILLION,
+    "long words": ("a" * 999 + " ") * (MILLION // 1000),
     "dots": "." * MILLION,
     "digits and dots": "1." * (MILLION // 2),
     "hex and colons": "2001:" * (MILLION // 5),
