@@ -52,7 +52,7 @@ class SplitRecord:
 class SourceRecord:
     """What one `sources` entry of the recipe gave."""
 
-    path: str  # as the recipe spells it; no part of the fingerprint
+    path: str  # or URL or table, as the recipe spells it; no part of the fingerprint
     format: str
     files: int
     bytes: int
@@ -96,6 +96,7 @@ class DomainRecord:
     unigram_loss: float | None  # None: the recipe holds nothing out
     cleaning: list[CleaningRecord] = field(default_factory=list)  # in the order of the recipe
     languages: dict[str, int] = field(default_factory=dict)  # ISO code -> documents; empty without the step `language`
+    licences: dict[str, int] = dataclasses.field(default_factory=dict)  # the most frequent ones -> documents kept
 
 
 @dataclass(frozen=True)

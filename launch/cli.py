@@ -95,6 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     prepare = add_command(commands, "prepare", "turn raw text into a tokenized MDS dataset", "yamls/demo/data.yaml")
+    prepare.add_argument(
+        "--print-submit", action="store_true", help="print the commands that do it by spark-submit, and do nothing"
+    )
     prepare.set_defaults(run=run_prepare)
 
     plan = add_command(commands, "plan", "say what a run will read, without running it", "yamls/demo/pretrain.yaml")
@@ -227,7 +230,7 @@ def add_command(commands: argparse._SubParsersAction, name: str, summary: str, r
 def run_prepare(options: argparse.Namespace) -> int:
     from launch.prepare import prepare_command
 
-    return prepare_command(options.recipe, options.overrides)
+    return prepare_command(options.recipe, options.overrides, options.print_submit)
 
 
 def run_plan(options: argparse.Namespace) -> int:

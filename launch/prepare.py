@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.prepare import submit
 from data.prepare.job import prepare
 from data.prepare.recipe import PrepareRecipe
 from train.reader import RecipeSource, read_recipe
 
 
-def prepare_command(path: Path, overrides: Sequence[str]) -> int:
-    """Prepare the dataset that the recipe at `path` describes. Returns the exit code."""
+def prepare_command(path: Path, overrides: Sequence[str], print_submit: bool = False) -> int:
+    """Prepare the dataset that the recipe at `path` describes. Returns the exit code.
+
+    `print_submit`: print the commands that do it by spark-submit, and do nothing.
+    """
     recipe = read_recipe(PrepareRecipe, RecipeSource(path, tuple(overrides)))
+    if print_submit:
+        script = Path(__file__).parent / "__main__.py"
+        print("\n".join(submit.commands(recipe.spark, script, ["prepare", str(path), *overrides])))
+        return 0
     prepare(recipe, lambda line: print(f"prepare: {line}", flush=True))
     return 0

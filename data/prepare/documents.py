@@ -1,11 +1,12 @@
 """From raw records to documents: cleaned, unique, each with its split and its place in the shuffled order."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
@@ -15,12 +16,13 @@ from data.manifest import CleaningRecord
 from data.prepare.cleaning import counts as cleaning_counts
 from data.prepare.cleaning import engine, steps
 from data.prepare.hashed import fraction, rehash
+from data.prepare.inputs import Input
+from data.prepare.quarantine import REASONS
 from data.prepare.recipe import PrepareRecipe
 from data.prepare.session import spark_path
-from data.prepare.sources import MALFORMED, NO_TEXT, Input
 
-TOP_ORIGINS = 20
-BROKEN = (MALFORMED, NO_TEXT, engine.EMPTY)  # what is wrong with records that no cleaning step sees
+TOP = 20  # origins and licences of a domain that are counted by name
+BROKEN = (*REASONS, engine.EMPTY)  # what is wrong with records that no cleaning step sees
 
 
 @dataclass
@@ -35,38 +37,59 @@ class DomainCounts:
     kept: dict[str, int] = field(default_factory=dict)  # split -> documents
     bytes: int = 0
     origins: dict[str, int] = field(default_factory=dict)
+    licences: dict[str, int] = field(default_factory=dict)
 
     @property
     def duplicates(self) -> int:
         return self.read - sum(self.dropped.values()) - sum(self.kept.values())
 
 
-def write_cleaned(raw: DataFrame, recipe: PrepareRecipe, folder: Path) -> None:
-    """Takes raw records (columns as sources.read gives them) through the steps of their domain.
+def write_cleaned(raw: DataFrame, domain: str, recipe: PrepareRecipe, folder: Path) -> None:
+    """Takes a source's raw records (sources.RAW) through the steps of their domain.
 
-    A dropped one keeps its row, without text. Columns out: those of raw, and engine.COLUMNS.
+    A dropped one keeps its row, without text. Columns out: origin, licence, time, and engine.COLUMNS.
     """
-    of_domain = {domain: steps.build(recipe.cleaning_of(domain)) for domain in recipe.domains}
+    of_domain = {domain: steps.build(recipe.cleaning_of(domain))}
 
     def clean(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return engine.clean_batches(batches, of_domain)
 
+    raw = raw.drop("file", "record").withColumn("domain", F.lit(domain))
     kept = [column for column in raw.schema if column.name not in engine.COLUMNS.names]
     schema = StructType([*kept, *from_arrow_schema(engine.COLUMNS)])
     as_bytes = raw.withColumn("text", F.col("text").cast("binary"))  # Spark's strings are unchecked bytes
-    as_bytes.mapInArrow(clean, schema).write.parquet(spark_path(folder))
+    as_bytes.mapInArrow(clean, schema).drop("domain").write.parquet(spark_path(folder))
+
+
+def union(inputs: list[Input], sources: list[DataFrame]) -> DataFrame:
+    """The records of all sources, with domain, priority (int: its place in the recipe) and source (int).
+
+    These are no part of a source's own stages: a domain put before others changes none of theirs.
+    """
+    priority = {name: place for place, name in enumerate(dict.fromkeys(item.domain for item in inputs))}
+    frames = [
+        frame.withColumns(
+            {
+                "domain": F.lit(item.domain),
+                "priority": F.lit(priority[item.domain]),
+                "source": F.lit(item.number),
+            }
+        )
+        for item, frame in zip(inputs, sources, strict=True)
+    ]
+    return functools.reduce(DataFrame.unionByName, frames)
 
 
 def write_unique(cleaned: DataFrame, recipe: PrepareRecipe, folder: Path) -> None:
     """Keeps one of equal texts and gives each document its split and key.
 
-    Columns out: domain, split, origin, text, key (hex; the order of documents is the order of their keys).
+    Columns out: domain, split, origin, licence, time, text, key (hex; documents are ordered by their keys).
 
     Of equal texts the one of the recipe's first domain stays, then of its first source, then of the smallest origin.
     A minimum needs no sort and has a partial sum: a text that comes a million times is one row a task before it moves.
     """
     copies = cleaned.where(F.col("dropped").isNull()).withColumn("hash", F.sha2("text", 256))
-    first = F.min(F.struct("priority", "source", "origin", "domain", "text")).alias("first")
+    first = F.min(F.struct("priority", "source", "origin", "licence", "time", "domain", "text")).alias("first")
     unique = copies.groupBy("hash").agg(first)
     unique.select(
         "first.domain",
@@ -74,6 +97,8 @@ def write_unique(cleaned: DataFrame, recipe: PrepareRecipe, folder: Path) -> Non
         .otherwise("train")
         .alias("split"),
         "first.origin",
+        "first.licence",
+        "first.time",
         "first.text",
         rehash(f"order {recipe.seed}", F.col("hash")).alias("key"),
     ).write.parquet(spark_path(folder))
@@ -104,26 +129,19 @@ def count(cleaned: DataFrame, unique: DataFrame, recipe: PrepareRecipe) -> dict[
     for domain, split, number, size in kept.collect():
         counts[domain].kept[split] = number
         counts[domain].bytes += size
-    for domain, origin, number in _top_origins(unique).collect():
+    for domain, origin, number in _top(unique, F.substring_index("origin", "/", 1)).collect():
         counts[domain].origins[origin] = number
+    for domain, licence, number in _top(unique, F.col("licence")).collect():
+        counts[domain].licences[licence] = number
     return counts
 
 
-def check(counts: dict[str, DomainCounts], inputs: list[Input], cleaned: DataFrame, recipe: PrepareRecipe) -> None:
+def check(counts: dict[str, DomainCounts], recipe: PrepareRecipe) -> None:
     """Refuses a domain that can't be trained on.
 
     Raises:
-        DataError: a source has no text where the recipe looks for it, or a domain or its held-out split is empty.
+        DataError: a domain or its held-out split is empty.
     """
-    without_text = cleaned.where(F.col("dropped") == NO_TEXT).groupBy("domain", "source").count().collect()
-    missing = {(domain, source): number for domain, source, number in without_text}
-    for item in inputs:
-        read = counts[item.domain].read_by_source.get(item.number, 0)
-        if read and missing.get((item.domain, item.number)) == read:
-            raise DataError(
-                f"domains.{item.domain}.sources[{item.number}].text_column: none of the {read:,} records of "
-                f"{item.source.path} has {item.source.text_column!r}; name the column that holds the text"
-            )
     for domain, of in counts.items():
         dropped = ", ".join(f"{step} {number:,}" for step, number in of.dropped.items() if number)
         fate = f"read {of.read:,}; dropped: {dropped or 'none'}; duplicates {of.duplicates:,}"
@@ -153,10 +171,8 @@ def read_stage(spark: SparkSession, folder: Path) -> DataFrame:
     return spark.read.parquet(spark_path(folder))
 
 
-def _top_origins(unique: DataFrame) -> DataFrame:
-    """(domain, origin up to its first '/', documents) of each domain's most frequent ones."""
-    groups = unique.groupBy("domain", F.substring_index("origin", "/", 1).alias("origin")).count()
-    place = F.row_number().over(Window.partitionBy("domain").orderBy(F.desc("count"), "origin"))
-    return (
-        groups.withColumn("place", place).where(F.col("place") <= TOP_ORIGINS).drop("place").orderBy("domain", "place")
-    )
+def _top(unique: DataFrame, value: Column) -> DataFrame:
+    """(domain, value, documents) of each domain's most frequent values."""
+    groups = unique.where(value.isNotNull()).groupBy("domain", value.alias("value")).count()
+    place = F.row_number().over(Window.partitionBy("domain").orderBy(F.desc("count"), "value"))
+    return groups.withColumn("place", place).where(F.col("place") <= TOP).orderBy("domain", "place").drop("place")

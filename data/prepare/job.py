@@ -1,39 +1,44 @@
 """The whole preparation, step by step: read -> clean -> deduplicate -> tokenize -> pack and write -> manifest.
 
-Each step reads what the one before it wrote into the work folder, so each is computed once; only counts, hashes and
-index entries reach the driver.
+Each step is a stage (stages.py) that reads what the one before it left, so each is computed once, and by a later job
+only if something that it depends on has changed. Only counts, hashes and index entries reach the driver.
 """
 
 import dataclasses
-import hashlib
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from data.errors import DataError
-from data.manifest import SPLITS, Manifest, TokenizerRecord, canonical_json, verify
-from data.prepare import documents, record, shards, sources, tokens
+from data.manifest import SPLITS, Manifest, TokenizerRecord, verify
+from data.prepare import documents, quarantine, record, shards, sources, tokens
 from data.prepare.cleaning import steps
 from data.prepare.documents import DomainCounts, read_stage
-from data.prepare.output import check_replaceable, unfinished_folder
-from data.prepare.recipe import PrepareRecipe
+from data.prepare.inputs import Input, find_inputs, identify
+from data.prepare.output import check_replaceable, locked, publish
+from data.prepare.recipe import PrepareRecipe, content
 from data.prepare.session import spark_session
-from data.prepare.sources import Input
+from data.prepare.stages import Stage, Stages, fingerprint_of
 from data.tokenizer import Tokenizer
 
 VERSION = 2  # of what a recipe means: raise it when the same recipe and inputs should give other data
 TOKENIZER_FOLDER = "tokenizer"
+DATASET = "dataset"  # in the folder of the shards' stage: what becomes recipe.output
 
 Report = Callable[[str], None]
 
 
 def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = None) -> Manifest:
     """Prepares recipe.output, or finds it up to date; tells `report` one line a step.
+
+    The stages stay beside the output, in .NAME.work, for the next job to reuse, unless recipe.keep_work is false.
 
     `spark`: a session to use instead of one of our own; recipe.spark is then ignored, and the session stays open.
 
@@ -43,24 +48,41 @@ def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = 
     started = time.monotonic()
     output = Path(recipe.output)
     check_replaceable(output)
-    inputs = sources.find_inputs(recipe.domains)
+    inputs = find_inputs(recipe.domains)
     tokenizer = tokens.fixed_tokenizer(recipe)
-    fingerprints = _fingerprints(recipe, inputs, tokenizer)
-    if (kept := _up_to_date(output, *fingerprints)) is not None:
-        report(f"{output} is up to date: nothing to do")
-        return kept
-    with unfinished_folder(output) as folder:
-        work = folder / "work"
-        report("starting Spark")
-        session: AbstractContextManager[SparkSession] = (
-            nullcontext(spark) if spark is not None else spark_session(recipe.spark, work / "spark")
-        )
-        with session as running:
-            manifest = _run(_Job(recipe, inputs, fingerprints, folder, report), running, tokenizer)
-        shutil.rmtree(work)
-        manifest.write(folder)
+    with locked(output) as work, _session(recipe, work, report, spark) as session:
+        inputs = identify(inputs, work, session)
+        fingerprints = _fingerprints(recipe, inputs, tokenizer)
+        if (kept := _up_to_date(output, *fingerprints)) is not None:
+            report(f"{output} is up to date: nothing to do")
+            return kept
+        job = _Job(recipe, inputs, fingerprints, Stages(work, VERSION), report)
+        manifest, dataset = _run(job, session(), tokenizer)
+        if (reused := job.stages.summary()) is not None:
+            report(reused)
+        manifest.write(dataset)
+        publish(dataset, output)
+        shutil.rmtree(dataset.parent)
+        job.stages.remove_unwanted(keep=recipe.keep_work)
     report(f"{output} is ready after {time.monotonic() - started:.0f} s")
     return manifest
+
+
+@contextmanager
+def _session(
+    recipe: PrepareRecipe, work: Path, report: Report, spark: SparkSession | None
+) -> Iterator[Callable[[], SparkSession]]:
+    """Starts Spark when it is first asked for: a dataset that is up to date needs none."""
+    with ExitStack() as stack:
+
+        @cache
+        def session() -> SparkSession:
+            if spark is not None:
+                return spark
+            report("starting Spark")
+            return stack.enter_context(spark_session(recipe.spark, work / "spark"))
+
+        yield session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,62 +92,126 @@ class _Job:
     recipe: PrepareRecipe
     inputs: list[Input]
     fingerprints: tuple[str, dict[str, str]]  # of the recipe; of each domain's input
-    folder: Path  # becomes recipe.output
+    stages: Stages
     report: Report
 
-    def stage(self, name: str) -> Path:
-        """Where a step leaves its rows for the next one."""
-        return self.folder / "work" / name
+
+def _run(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None) -> tuple[Manifest, Path]:
+    """The manifest, and the folder of what it speaks of."""
+    job.report(
+        f"reading and cleaning {sum(item.file_count for item in job.inputs):,} files, "
+        f"{sum(item.bytes for item in job.inputs) / 1e6:,.1f} MB"
+    )
+    raw = [_read(job, spark, item) for item in job.inputs]
+    unique, counts = _select_documents(job, spark, raw)
+    encoding = _make_tokenizer(job, spark, tokenizer, unique, counts)
+    tokenized = job.stages.make(
+        "tokens",
+        [unique.fingerprint, encoding.fingerprint],
+        lambda folder: tokens.write_tokens(read_stage(spark, unique.folder), encoding.folder, folder),
+    )
+    manifest, dataset = _write_shards(job, spark, tokenized, counts, Tokenizer.load(encoding.folder))
+    _write_quarantine(job, spark, raw, dataset)
+    return manifest, dataset
 
 
-def _run(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None) -> Manifest:
-    counts = _select_documents(job, spark)
-    unique = read_stage(spark, job.stage("unique"))
-    if tokenizer is None:
-        tokenizer = _train_tokenizer(job, unique, counts)
-    tokenizer.save(job.folder / TOKENIZER_FOLDER)
-    tokens.write_tokens(unique, job.folder / TOKENIZER_FOLDER, job.stage("tokens"))
-    return _write_shards(job, read_stage(spark, job.stage("tokens")), counts, tokenizer)
-
-
-def _select_documents(job: _Job, spark: SparkSession) -> dict[str, DomainCounts]:
-    recipe = job.recipe
-    files = sum(len(item.files) for item in job.inputs)
-    job.report(f"reading and cleaning {files:,} files, {sum(i.bytes for i in job.inputs) / 1e6:,.1f} MB")
-    documents.write_cleaned(sources.read(spark, job.inputs), recipe, job.stage("cleaned"))
-    cleaned = read_stage(spark, job.stage("cleaned"))
-    documents.write_unique(cleaned, recipe, job.stage("unique"))
-    counts = documents.count(cleaned, read_stage(spark, job.stage("unique")), recipe)
-    documents.check(counts, job.inputs, cleaned, recipe)
+def _select_documents(job: _Job, spark: SparkSession, raw: list[Stage]) -> tuple[Stage, dict[str, DomainCounts]]:
+    recipe, stages = job.recipe, job.stages
+    cleaned_stages = [_clean(job, spark, item, stage) for item, stage in zip(job.inputs, raw, strict=True)]
+    cleaned = documents.union(job.inputs, [read_stage(spark, stage.folder) for stage in cleaned_stages])
+    unique = stages.make(
+        "unique",
+        [_places(job, cleaned_stages), recipe.seed, recipe.heldout_fraction],
+        partial(documents.write_unique, cleaned, recipe),
+    )
+    counts = documents.count(cleaned, read_stage(spark, unique.folder), recipe)
+    documents.check(counts, recipe)
     for domain, of in counts.items():
         job.report(
             f"{domain}: {of.read:,} documents read, {sum(of.dropped.values()):,} dropped, "
             f"{of.duplicates:,} duplicates, {sum(of.kept.values()):,} kept ({of.kept.get('heldout', 0):,} held out)"
         )
-    return counts
+    return unique, counts
 
 
-def _train_tokenizer(job: _Job, unique: DataFrame, counts: dict[str, DomainCounts]) -> Tokenizer:
+def _places(job: _Job, of_inputs: list[Stage]) -> Any:
+    """What the rows of all sources depend on: each source's, and in which order they stand."""
+    return [[item.domain, item.number, of.fingerprint] for item, of in zip(job.inputs, of_inputs, strict=True)]
+
+
+def _read(job: _Job, spark: SparkSession, item: Input) -> Stage:
+    """One source's records, by which other sources there are unchanged."""
+
+    def write(folder: Path) -> None:
+        fetched = job.stages.scratch("fetched")
+        sources.write_raw(spark, item, folder, fetched)
+        shutil.rmtree(fetched, ignore_errors=True)
+
+    raw = job.stages.make("read", item.depends_on, write)
+    quarantine.check(read_stage(spark, raw.folder), item)
+    return raw
+
+
+def _clean(job: _Job, spark: SparkSession, item: Input, raw: Stage) -> Stage:
+    return job.stages.make(
+        "cleaned",
+        [raw.fingerprint, steps.resolved(job.recipe.cleaning_of(item.domain))],
+        lambda folder: documents.write_cleaned(read_stage(spark, raw.folder), item.domain, job.recipe, folder),
+    )
+
+
+def _write_quarantine(job: _Job, spark: SparkSession, raw: list[Stage], dataset: Path) -> None:
+    def write(folder: Path) -> None:
+        rows = documents.union(job.inputs, [read_stage(spark, stage.folder) for stage in raw])
+        number = quarantine.write(rows, folder)
+        if number:
+            job.report(f"{number:,} records that can't be read are in {job.recipe.output}/{quarantine.FOLDER}")
+
+    stage = job.stages.make("quarantine", _places(job, raw), write)
+    if any(stage.folder.iterdir()):
+        shutil.copytree(stage.folder, dataset / quarantine.FOLDER, dirs_exist_ok=True)
+
+
+def _make_tokenizer(
+    job: _Job, spark: SparkSession, fixed: Tokenizer | None, unique: Stage, counts: dict[str, DomainCounts]
+) -> Stage:
+    """The stage whose folder is the tokenizer's."""
+    if fixed is not None:
+        return job.stages.make("tokenizer", [fixed.name, fixed.fingerprint], fixed.save)
     choice = job.recipe.tokenizer
-    job.report(f"training a tokenizer of {choice.vocab_size or 0:,} tokens")
-    documents.train_sample(unique, counts, choice.train_on_mb, job.stage("sample"))
-    return tokens.train_tokenizer(job.recipe, job.stage("sample"))
+
+    def train(folder: Path) -> None:
+        job.report(f"training a tokenizer of {choice.vocab_size or 0:,} tokens")
+        sample = job.stages.scratch("sample")
+        documents.train_sample(read_stage(spark, unique.folder), counts, choice.train_on_mb, sample)
+        tokens.train_tokenizer(job.recipe, sample).save(folder)
+
+    return job.stages.make("tokenizer", [unique.fingerprint, content(choice)], train)
 
 
-def _write_shards(job: _Job, tokenized: DataFrame, counts: dict[str, DomainCounts], tokenizer: Tokenizer) -> Manifest:
+def _write_shards(
+    job: _Job, spark: SparkSession, tokenized: Stage, counts: dict[str, DomainCounts], tokenizer: Tokenizer
+) -> tuple[Manifest, Path]:
     recipe = job.recipe
+    rows = read_stage(spark, tokenized.folder)
     dtype = tokens.token_dtype(tokenizer.vocab_size)
-    sums = {
-        (domain, split): n for domain, split, n in tokenized.groupBy("domain", "split").agg(F.sum("count")).collect()
-    }
+    sums = {(domain, split): n for domain, split, n in rows.groupBy("domain", "split").agg(F.sum("count")).collect()}
     in_order = {
         (domain, split): sums[domain, split] for domain in counts for split in SPLITS if (domain, split) in sums
     }
     layout = shards.plan(in_order, recipe.max_seq_len, dtype, tokenizer.end_of_text, recipe.shard_size_mb)
-    job.report(f"writing {sum(sums.values()):,} tokens to {layout.shards:,} shards")
-    shards.write(tokenized, layout, shards.Writer(job.folder, recipe.compression, recipe.hashes), job.stage("written"))
-    written = read_stage(tokenized.sparkSession, job.stage("written"))
-    splits = record.record_splits(written, layout, counts, job.folder)
+
+    def write(folder: Path) -> None:
+        job.report(f"writing {sum(sums.values()):,} tokens to {layout.shards:,} shards")
+        writer = shards.Writer(folder / DATASET, recipe.compression, recipe.hashes)
+        shards.write(rows, layout, writer, folder / "written")
+        for left_by_a_lost_task in (folder / DATASET).glob(f"*/*/{shards.ATTEMPT}*"):
+            shutil.rmtree(left_by_a_lost_task)
+
+    format = [recipe.max_seq_len, recipe.shard_size_mb, recipe.compression, recipe.hashes]
+    stage = job.stages.make("shards", [tokenized.fingerprint, list(counts), format], write, whole=DATASET)
+    dataset, written = stage.folder / DATASET, read_stage(spark, stage.folder / "written")
+    splits = record.record_splits(written, layout, counts, dataset)
     for (domain, split), number in in_order.items():
         assert splits[domain][split].tokens == number, (
             f"{domain}/{split}: {number} tokens became {splits[domain][split]}"
@@ -134,7 +220,8 @@ def _write_shards(job: _Job, tokenized: DataFrame, counts: dict[str, DomainCount
     for domain, records in splits.items():
         sizes = ", ".join(f"{split} {of.tokens:,} tokens in {of.samples:,} samples" for split, of in records.items())
         job.report(f"{domain}: {sizes}")
-    return Manifest(
+    tokenizer.save(dataset / TOKENIZER_FOLDER)
+    manifest = Manifest(
         max_seq_len=recipe.max_seq_len,
         token_dtype=dtype,
         seed=recipe.seed,
@@ -155,30 +242,30 @@ def _write_shards(job: _Job, tokenized: DataFrame, counts: dict[str, DomainCount
         recipe_fingerprint=job.fingerprints[0],
         input_fingerprints=job.fingerprints[1],
     )
+    return manifest, dataset
 
 
 def _fingerprints(
     recipe: PrepareRecipe, inputs: list[Input], tokenizer: Tokenizer | None
 ) -> tuple[str, dict[str, str]]:
-    """Of the recipe, and of each domain's input files.
+    """Of the recipe, and of each domain's inputs.
 
     Where things lie and how Spark runs is no part of them; a tokenizer on disk counts by its content.
     """
-    content = dataclasses.asdict(recipe)
-    for key in ("output", "spark"):
-        del content[key]
-    content["tokenizer"]["path"] = None if tokenizer is None else tokenizer.fingerprint
-    content["tokenizer"]["kind"] = recipe.tokenizer.kind.value
-    del content["cleaning"]
-    for name, domain in content["domains"].items():
+    means = content(recipe)
+    for key in ("output", "keep_work", "spark", "cleaning"):
+        del means[key]
+    means["tokenizer"]["path"] = None if tokenizer is None else tokenizer.fingerprint
+    for name, domain in means["domains"].items():
         domain["cleaning"] = steps.resolved(recipe.cleaning_of(name))
         for source in domain["sources"]:
-            source["path"], source["format"] = None, source["format"].value
-    content["domains"] = list(content["domains"].items())
-    content["version"] = VERSION
-    of_recipe = hashlib.sha256(canonical_json(content).encode()).hexdigest()
-    of_inputs = {name: sources.fingerprint([item for item in inputs if item.domain == name]) for name in recipe.domains}
-    return of_recipe, of_inputs
+            del source["path"]
+    means["domains"] = list(means["domains"].items())
+    means["version"] = VERSION
+    of_inputs = {
+        name: fingerprint_of([item.fingerprint for item in inputs if item.domain == name]) for name in recipe.domains
+    }
+    return fingerprint_of(means), of_inputs
 
 
 def _up_to_date(output: Path, of_recipe: str, of_inputs: dict[str, str]) -> Manifest | None:

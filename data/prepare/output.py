@@ -11,32 +11,27 @@ from data.errors import DataError
 
 
 @contextmanager
-def unfinished_folder(output: Path) -> Iterator[Path]:
-    """An empty folder beside `output`; renamed to `output` if the block ends well, removed if it does not.
-
-    A kill at any moment leaves `output` as it was, or absent; what else it leaves, the next call removes.
+def locked(output: Path) -> Iterator[Path]:
+    """Keeps others from preparing `output`; yields the folder for the work, .NAME.work beside it, made when needed.
 
     Raises:
         DataError: someone else is preparing the same output, or `output` holds something that is no dataset.
     """
     check_replaceable(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.parent / f".{output.name}.unfinished"
-    replaced = output.parent / f".{output.name}.replaced"
     with _lock(output):
-        if replaced.exists() and not output.exists():
-            replaced.rename(output)  # killed between the two renames below
-        for leftover in (unfinished, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
-        unfinished.mkdir()
-        try:
-            yield unfinished
-            if output.exists():
-                output.rename(replaced)
-            unfinished.rename(output)
-            shutil.rmtree(replaced, ignore_errors=True)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        if _replaced(output).exists() and not output.exists():
+            _replaced(output).rename(output)  # killed between the two renames of `publish`
+        shutil.rmtree(_replaced(output), ignore_errors=True)
+        yield output.parent / f".{output.name}.work"
+
+
+def publish(folder: Path, output: Path) -> None:
+    """Renames `folder` to `output`, in the place of what was there: a kill leaves the one or the other, whole."""
+    if output.exists():
+        output.rename(_replaced(output))
+    folder.rename(output)
+    shutil.rmtree(_replaced(output), ignore_errors=True)
 
 
 def check_replaceable(output: Path) -> None:
@@ -49,6 +44,10 @@ def check_replaceable(output: Path) -> None:
         return
     if not output.is_dir() or (any(output.iterdir()) and not (output / manifest.FILE).is_file()):
         raise DataError(f"output: {output} exists and is no prepared dataset; remove it or choose another folder")
+
+
+def _replaced(output: Path) -> Path:
+    return output.parent / f".{output.name}.replaced"
 
 
 @contextmanager

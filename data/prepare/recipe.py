@@ -1,5 +1,6 @@
 """The typed schema of a preparation recipe. Plain dataclasses: launch/ reads YAML into them and calls `problems`."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -9,15 +10,18 @@ from typing import Any
 from data.prepare.cleaning import steps
 
 MAX_SHARD_MB = 2048  # MDS keeps offsets in 32 bits
+MASTERS = ("local", "spark://", "yarn", "k8s://")
 MIN_VOCAB_SIZE = 257  # every byte, and the end of text
 
 
 class SourceFormat(Enum):
-    """How a source's files are read."""
+    """How what lies at a source's path is read; a suffix .gz, .bz2 or .zst of jsonl, text or csv is uncompressed."""
 
     jsonl = "jsonl"  # one JSON object a line
     parquet = "parquet"
     text = "text"  # one document a file
+    csv = "csv"  # with a header; quoted fields may hold line ends
+    delta = "delta"  # a Delta table; its jars come by spark.conf
 
 
 class TokenizerKind(Enum):
@@ -30,20 +34,40 @@ class TokenizerKind(Enum):
 
 @dataclass
 class Source:
-    """Files of one format."""
+    """Files of one format, or a table."""
 
-    path: str = ""  # a file, a folder or a glob, relative to the current directory
-    format: SourceFormat = SourceFormat.jsonl
-    text_column: str = "text"  # jsonl, parquet
-    origin_column: str | None = None  # jsonl, parquet; without it the file's name is the origin
+    path: str = ""  # a file, a folder or a glob, relative to the current directory, or a URL
+    table: str | None = None  # instead of a path: a table of Spark's catalogs, such as catalog.schema.table
+    format: SourceFormat = SourceFormat.jsonl  # of the path
+    text_column: str = "text"
+    origin_column: str | None = None  # without it the file's name is the origin
+    licence_column: str | None = None
+    time_column: str | None = None
+    sample: float = 1.0  # the fraction of records that is read: those of the smallest hashes
+    limit: int | None = (
+        None  # the most records that are read, those of the smallest hashes; copies of the last come along
+    )
+    max_quarantined: float = 0.01  # of its records, and of its files, that may be unreadable before the job stops
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if not self.path:
-            yield "path", "expected a file, a folder or a glob"
-        elif "://" in self.path:
-            yield "path", "expected a local path; URLs are not read yet"
-        if not self.text_column:
-            yield "text_column", "expected a column's name"
+        if bool(self.path) == (self.table is not None):
+            yield "path", "expected a file, a folder, a glob or a URL, or else a table"
+        if self.table is not None and not self.table:
+            yield "table", "expected the name of a table"
+        if self.table is not None and self.format is not SourceFormat.jsonl:
+            yield "format", "a table has its own; remove this key"
+        for key in ("text_column", "origin_column", "licence_column", "time_column"):
+            name = getattr(self, key)
+            if name == "":
+                yield key, "expected a column's name"
+            if self.format is SourceFormat.text and name not in (None, "", "text"):
+                yield key, "a text file has no columns; remove this key"
+        if not 0 < self.sample <= 1:
+            yield "sample", "expected a fraction above 0 and at most 1"
+        if self.limit is not None and self.limit < 1:
+            yield "limit", "expected at least 1"
+        if not 0 <= self.max_quarantined <= 1:
+            yield "max_quarantined", "expected a fraction from 0 to 1"
 
 
 @dataclass
@@ -87,13 +111,13 @@ class TokenizerChoice:
 class SparkChoice:
     """How Spark runs. Nothing here changes the data."""
 
-    master: str = "local[*]"
+    master: str = "local[*]"  # or a cluster's: spark://HOST:PORT, yarn, k8s://...; all its machines must see output
     driver_memory: str = "2g"
     conf: dict[str, str] = field(default_factory=dict)  # any further Spark settings
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if not self.master.startswith("local"):
-            yield "master", "expected local[N] or local[*]; clusters are not supported yet"
+        if not self.master.startswith(MASTERS):
+            yield "master", "expected local[N], local[*], spark://HOST:PORT, yarn or k8s://HOST:PORT"
 
 
 @dataclass
@@ -111,6 +135,7 @@ class PrepareRecipe:
     shard_size_mb: float = 64.0  # uncompressed
     compression: str | None = None  # such as zstd or zstd:7
     hashes: list[str] = field(default_factory=lambda: ["sha1", "xxh64"])
+    keep_work: bool = True  # .NAME.work beside the output, so that the next run does only what has changed
     spark: SparkChoice = field(default_factory=SparkChoice)
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -121,7 +146,10 @@ class PrepareRecipe:
             yield "domains", "expected at least one domain"
         for name in self.domains:
             if not _is_folder_name(name):
-                yield f"domains.{name}", "expected a name of letters, digits, '-' and '_' other than 'tokenizer'"
+                yield (
+                    f"domains.{name}",
+                    "expected a name of letters, digits, '-' and '_' other than 'tokenizer' and 'quarantine'",
+                )
         if self.max_seq_len < 2:
             yield "max_seq_len", "expected at least 2"
         if not 0 <= self.heldout_fraction < 1:
@@ -140,9 +168,18 @@ class PrepareRecipe:
         return self.cleaning if own is None else own
 
 
+def content(node: Any) -> Any:
+    """A recipe's node as JSON, for fingerprints."""
+
+    def plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value.value if isinstance(value, Enum) else value for key, value in pairs}
+
+    return dataclasses.asdict(node, dict_factory=plain)
+
+
 def _is_folder_name(name: str) -> bool:
     return (
-        name != "tokenizer"
+        name not in ("tokenizer", "quarantine")
         and name[:1].isalnum()
         and name.isascii()
         and name.replace("-", "").replace("_", "").isalnum()

@@ -10,8 +10,8 @@ from pyspark.sql import functions as F
 from data.manifest import SPLITS, DomainRecord, SourceRecord, SplitRecord, folder_of, shard_record
 from data.prepare import unigram
 from data.prepare.documents import DomainCounts
+from data.prepare.inputs import Input
 from data.prepare.shards import Layout, write_index
-from data.prepare.sources import Input
 
 
 def record_splits(
@@ -50,9 +50,9 @@ def record_domain(
         bytes=counts.bytes,
         sources=[
             SourceRecord(
-                path=item.source.path,
-                format=item.source.format.value,
-                files=len(item.files),
+                path=item.name,
+                format="table" if item.source.table else item.source.format.value,
+                files=item.file_count,
                 bytes=item.bytes,
                 documents=counts.read_by_source.get(item.number, 0),
             )
@@ -63,6 +63,7 @@ def record_domain(
         unigram_loss=loss,
         cleaning=counts.cleaning,
         languages=dict(sorted(counts.languages.items(), key=lambda item: (-item[1], item[0]))),
+        licences=counts.licences,
     )
 
 

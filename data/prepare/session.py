@@ -1,4 +1,4 @@
-"""One local Spark session: quiet, with our interpreter in its workers, stopped whatever happens."""
+"""One Spark session, local or on a cluster: quiet, with our interpreter in its workers, stopped whatever happens."""
 
 import os
 import re
@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from data.errors import DataError
+from data.prepare import code_archive
 from data.prepare.recipe import SparkChoice
 
 OLDEST_JAVA = 17
 LOG_FILE = "spark.log"
+SPARK_ERRORS = (PySparkException, Py4JJavaError)  # the second: those that PySpark has no class for
 LOG_SETTINGS = """\
 rootLogger.level = error
 rootLogger.appenderRef.console.ref = console
@@ -40,19 +43,22 @@ def spark_session(choice: SparkChoice, scratch: Path) -> Iterator[SparkSession]:
         DataError: there is no Java, it is too old, or it does not start with these settings.
     """
     _check_java()
-    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    local = choice.master.startswith("local")
+    if local or "PYSPARK_PYTHON" not in os.environ:  # spark-submit sets it from spark.pyspark.python
+        os.environ["PYSPARK_PYTHON"] = choice.conf.get("spark.pyspark.python", sys.executable)
+    os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     scratch.mkdir(parents=True, exist_ok=True)
     log_settings = scratch / "log4j2.properties"
     log_settings.write_text(LOG_SETTINGS, encoding="utf-8")
     settings = {
         "spark.driver.memory": choice.driver_memory,
         "spark.driver.extraJavaOptions": f'"-Dlog4j2.configurationFile={log_settings.absolute()}"',
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.host": "127.0.0.1",
+        **({"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"} if local else {}),
         "spark.sql.warehouse.dir": str(scratch.absolute() / "warehouse"),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.adaptive.enabled": "true",
+        "spark.sql.adaptive.skewJoin.enabled": "true",
         "spark.sql.session.timeZone": "UTC",
         "spark.python.worker.reuse": "true",
         # A batch is bounded in bytes as well: ten thousand documents (Spark's default) may be gigabytes.
@@ -66,6 +72,8 @@ def spark_session(choice: SparkChoice, scratch: Path) -> Iterator[SparkSession]:
     warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing of ours uses them
     spark = _start(builder, scratch / LOG_FILE)
     try:
+        if not local:
+            _send_code(spark, scratch)
         yield spark
     finally:
         spark.stop()
@@ -81,6 +89,13 @@ def _start(builder: SparkSession.Builder, log: Path) -> SparkSession:
         raise DataError(f"spark: Spark does not start with these settings: {reason}") from None
 
 
+def _send_code(spark: SparkSession, scratch: Path) -> None:
+    """To the machines that run the tasks, unless spark-submit has done so."""
+    if code_archive.NAME not in (spark.conf.get("spark.submit.pyFiles", "") or ""):
+        code_archive.write_archive(scratch / code_archive.NAME)
+        spark.sparkContext.addPyFile(str((scratch / code_archive.NAME).absolute()))
+
+
 @contextmanager
 def _stderr_into(path: Path) -> Iterator[None]:
     """What is started in here writes its errors to a file: Java and Spark greet every user with four warnings."""
@@ -93,6 +108,13 @@ def _stderr_into(path: Path) -> Iterator[None]:
     finally:
         os.dup2(ours, 2)
         os.close(ours)
+
+
+def sentence(error: Exception) -> str:
+    """The line of a Spark error that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = next(line for line in lines if line and not line.startswith("An error occurred while calling"))
+    return re.sub(r"^: [\w.$]+: ", "", said)
 
 
 def spark_path(path: Path) -> str:

@@ -23,6 +23,7 @@ from data.prepare.session import spark_path
 # A bucket is what one task sorts. Keys are uniform, so equal ranges of keys hold about equal numbers of tokens.
 BUCKET_TOKENS = 16_000_000
 MDS_OFFSET_BYTES = 4  # per sample, in a shard's header
+ATTEMPT = ".attempt-"  # begins the name of the folder that a task writes a shard in
 PIECES = "shard long, offset long, tokens binary"
 WRITTEN = "shard long, samples long, tokens long, padding long, entry string, ids array<int>, counts array<long>"
 
@@ -149,7 +150,7 @@ def _write_shard(samples: np.ndarray, number: int, writer: Writer, folder: Path)
     from streaming import MDSWriter  # imports torch: seconds, so only in the tasks that write
 
     folder.mkdir(parents=True, exist_ok=True)
-    attempt = Path(tempfile.mkdtemp(prefix=".attempt-", dir=folder))
+    attempt = Path(tempfile.mkdtemp(prefix=ATTEMPT, dir=folder))
     columns = {"tokens": f"ndarray:{samples.dtype.name}:{samples.shape[1]}"}
     with MDSWriter(
         columns=columns,

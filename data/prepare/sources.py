@@ -1,143 +1,232 @@
-"""From the recipe's sources to one DataFrame of raw records, and a fingerprint of the files behind them."""
+"""From a source to its raw records: each one's text and where it comes from, or why it has none."""
 
-import functools
-import glob
-import hashlib
-from dataclasses import dataclass
+import re
+import shutil
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from data.errors import DataError
-from data.prepare.recipe import Domain, Source, SourceFormat
-from data.prepare.session import spark_path
+from data.prepare import remote_files
+from data.prepare.hashed import fraction
+from data.prepare.inputs import Input, check_columns, columns_of, is_table, quoted, read_table
+from data.prepare.quarantine import MALFORMED, NO_TEXT, NO_UTF8, RECORD_CHARACTERS, UNREADABLE
+from data.prepare.recipe import SourceFormat
+from data.prepare.session import SPARK_ERRORS, sentence, spark_path
 
-MALFORMED = "malformed"  # a line that is no JSON object, or no UTF-8
-NO_TEXT = "no_text"  # a record without text
+LINEAGE = ("origin", "licence", "time")
+# All strings. `dropped`: null, or a reason of quarantine.py's; then `record` is the beginning of the raw record, and
+# text is null. `file`: where it was read.
+RAW = "text", *LINEAGE, "file", "dropped", "record"
+PREFIX = 4  # hex digits of a hash, by which a limit's last record is found
 _BROKEN = "__malformed"
+_REPLACEMENT = "\ufffd"
+_NAMED_FILE = re.compile(r"FAILED_READ_FILE[^\]]*\] Encountered error while reading file (\S+?)\.(?:\s|$)")
 
 
-@dataclass(frozen=True)
-class Input:
-    """A source with the files it names."""
+def write_raw(spark: SparkSession, item: Input, folder: Path, scratch: Path) -> None:
+    """Writes a source's records, with columns RAW.
 
-    domain: str
-    number: int  # in the domain's list
-    source: Source
-    files: list[Path]  # sorted
-
-    @property
-    def bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.files)
-
-
-def find_inputs(domains: dict[str, Domain]) -> list[Input]:
-    """Every source's files, in the recipe's order.
+    A file that can't be read to its end gives nothing but one record that says why; the others are then read from the
+    beginning.
 
     Raises:
-        DataError: a source names no file, or one that Spark would pass over.
+        DataError: the source lacks a named column, or too many of its files can't be read.
     """
-    return [
-        Input(name, number, source, _files(source.path, f"domains.{name}.sources[{number}].path"))
-        for name, domain in domains.items()
-        for number, source in enumerate(domain.sources)
-    ]
+    paths = _paths(spark, item, scratch)
+    unreadable: dict[str, str] = {}
+    while True:
+        try:
+            records = _read(spark, item, [path for path in paths if _plain(path) not in unreadable])
+            if unreadable:
+                records = records.unionByName(_unreadable(spark, unreadable))
+            return records.write.parquet(spark_path(folder))
+        except AnalysisException as error:
+            raise DataError(f"{item.key}: can't read {item.name}: {sentence(error)}") from None
+        except SPARK_ERRORS as error:
+            named = _NAMED_FILE.search(str(error))
+            if named is None or _plain(named[1]) in unreadable:
+                raise
+            unreadable[_plain(named[1])] = _reason(error)
+            if len(unreadable) > item.source.max_quarantined * item.file_count:
+                raise DataError(
+                    f"{item.key}: {len(unreadable):,} of {item.file_count:,} files of {item.name} can't be read, more "
+                    f"than max_quarantined ({item.source.max_quarantined:.2%}): {_plain(named[1])}: "
+                    f"{unreadable[_plain(named[1])]}; repair or remove it, or raise max_quarantined"
+                ) from None
+            shutil.rmtree(folder, ignore_errors=True)
+            if paths == [item.source.path]:
+                paths = [row.path for row in remote_files.list_files(spark, item.source.path).select("path").collect()]
 
 
-def fingerprint(inputs: list[Input]) -> str:
-    """sha256 over the files' contents, in order; their names and places don't count."""
-    total = hashlib.sha256()
-    for item in inputs:
-        for path in item.files:
-            try:
-                with path.open("rb") as file:
-                    total.update(hashlib.file_digest(file, "sha256").digest())
-            except OSError as error:
-                raise DataError(f"can't read {path} ({error.strerror})") from None
-        total.update(b"|")
-    return total.hexdigest()
+def _paths(spark: SparkSession, item: Input, scratch: Path) -> list[str]:
+    """What Spark is to read; none of a table."""
+    url = item.source.path
+    if item.files or is_table(item.source):
+        return [spark_path(path) for path in item.files]
+    if remote_files.is_hadoop(spark, url):
+        return [url]
+    return [spark_path(path) for path in remote_files.fetch(spark, url, f"{item.key}.path", scratch)]
 
 
-def read(spark: SparkSession, inputs: list[Input]) -> DataFrame:
-    """Raw records of all sources.
-
-    Columns: domain, priority (int: place of the domain in the recipe), source (int), origin, text, and `dropped`, which
-    is MALFORMED, NO_TEXT or null.
-
-    Raises:
-        DataError: a Parquet source lacks a named column.
-    """
-    priority = {name: place for place, name in enumerate(dict.fromkeys(item.domain for item in inputs))}
-    frames = [
-        _read_source(spark, item).select(
-            F.lit(item.domain).alias("domain"),
-            F.lit(priority[item.domain]).alias("priority"),
-            F.lit(item.number).alias("source"),
-            "origin",
-            "text",
-            "dropped",
-        )
-        for item in inputs
-    ]
-    return functools.reduce(DataFrame.unionByName, frames)
-
-
-def _read_source(spark: SparkSession, item: Input) -> DataFrame:
-    paths = [spark_path(path) for path in item.files]
-    source = item.source
-    file_name = F.col("_metadata.file_name")
-    if source.format is SourceFormat.text:
-        frame = spark.read.text(paths, wholetext=True)
-        return frame.select(F.col("value").alias("text"), file_name.alias("origin"), F.lit(None).alias("dropped"))
-    if source.format is SourceFormat.parquet:
-        frame = spark.read.parquet(*paths)
-        for key, name in (("text_column", source.text_column), ("origin_column", source.origin_column)):
-            if name is not None and name not in frame.columns:
-                where = f"domains.{item.domain}.sources[{item.number}].{key}"
-                raise DataError(f"{where}: {source.path} has no column {name!r}; it has {', '.join(frame.columns)}")
-        malformed: Column = F.lit(False)
+def _read(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
+    """The records with columns RAW, sampled and limited."""
+    if is_table(item.source):
+        frame = _read_table(spark, item)
+    elif paths:
+        readers = {
+            SourceFormat.jsonl: _read_jsonl,
+            SourceFormat.csv: _read_csv,
+            SourceFormat.text: _read_text,
+            SourceFormat.parquet: _read_parquet,
+        }
+        frame = readers[item.source.format](spark, item, paths)
     else:
-        fields = dict.fromkeys(filter(None, [source.text_column, source.origin_column, _BROKEN]))
-        schema = StructType([StructField(name, StringType()) for name in fields])
-        frame = spark.read.json(
-            paths,
-            schema=schema,
-            mode="PERMISSIVE",
-            columnNameOfCorruptRecord=_BROKEN,
-        )
-        malformed = F.col(_BROKEN).isNotNull()
-    text = _column(source.text_column)
-    origin = _column(source.origin_column) if source.origin_column else F.lit(None)
-    dropped = F.when(malformed, MALFORMED).when(text.isNull(), NO_TEXT)
-    return frame.select(
-        text.cast("string").alias("text"),
-        F.coalesce(origin.cast("string"), file_name).alias("origin"),
-        dropped.alias("dropped"),
+        return spark.createDataFrame([], _SCHEMA)
+    damaged = F.col("damaged") | ~F.is_valid_utf8(F.coalesce("text", F.lit("")))
+    reason = F.when(damaged, NO_UTF8).when(F.col("malformed"), MALFORMED).when(F.isnull("text"), NO_TEXT)
+    raw = F.coalesce("raw", "text", F.to_json(F.struct(*LINEAGE)))
+    origin = F.coalesce("origin", "name")
+    frame = frame.withColumns({"dropped": reason, "raw": raw})
+    chosen = _chosen(frame.withColumn("hash", F.sha2(F.coalesce("text", "raw"), 256)), item)
+    dropped = F.col("dropped").isNotNull()
+    return chosen.select(
+        F.when(~dropped, F.col("text")).alias("text"),
+        F.make_valid_utf8(origin).alias("origin"),
+        F.make_valid_utf8("licence").alias("licence"),
+        F.make_valid_utf8("time").alias("time"),
+        "file",
+        "dropped",
+        F.when(dropped, F.substring(F.make_valid_utf8("raw"), 1, RECORD_CHARACTERS)).alias("record"),
     )
 
 
-def _column(name: str) -> Column:
-    return F.col("`" + name.replace("`", "``") + "`")
+# Each reader gives the columns text, origin, licence, time; file, name (the file's own); raw, malformed, damaged (no
+# UTF-8).
 
 
-def _files(pattern: str, key: str) -> list[Path]:
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        found = [
-            file for file in path.rglob("*") if not any(part.startswith(".") for part in file.relative_to(path).parts)
-        ]
-    elif path.exists():
-        found = [path]
-    else:
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - a pattern may be absolute
-    files = sorted(file for file in found if file.is_file())
-    if not files:
-        raise DataError(
-            f"{key}: there is no file {pattern} (from {Path.cwd()}); correct the path or make the files first"
+def _read_jsonl(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
+    """Lines first, objects second: so a line that is no object, or lacks its text, can be shown as it is."""
+    lines = spark.read.text(paths, recursiveFileLookup=True).where(F.trim("value") != "")
+    schema = StructType(
+        [StructField(name, StringType()) for name in _unique(item)] + [StructField(_BROKEN, StringType())]
+    )
+    options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": _BROKEN}
+    line = F.col("value")
+    lines = lines.select(
+        F.when(F.is_valid_utf8(line), F.from_json(line, schema, options)).alias("object"),
+        *_file(),
+        line.alias("raw"),
+        (~F.is_valid_utf8(line)).alias("damaged"),
+    )
+    malformed = F.col("object").isNull() | F.col(f"object.{_BROKEN}").isNotNull()
+    return lines.select(*_mapped(item, "object."), "file", "name", "raw", malformed.alias("malformed"), "damaged")
+
+
+def _read_csv(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
+    """RFC 4180 with a header: quotes may hold line ends, and a quote is doubled.
+
+    Bytes that are no UTF-8 come as U+FFFD.
+    """
+    options: dict[str, Any] = {"header": True, "multiLine": True, "quote": '"', "escape": '"', "mode": "PERMISSIVE"}
+    options |= {"recursiveFileLookup": True, "enforceSchema": False, "columnNameOfCorruptRecord": _BROKEN}
+    options["columnPruning"] = False  # with it, fields too many or too few go unnoticed
+    names = spark.read.options(**options).csv(paths[0]).columns
+    check_columns(item, names)
+    schema = StructType([StructField(name, StringType()) for name in [*names, _BROKEN]])
+    frame = spark.read.options(**options).schema(schema).csv(paths)
+    columns = _mapped(item)
+    damaged = F.coalesce(F.contains(F.col(quoted(item.source.text_column)), F.lit(_REPLACEMENT)), F.lit(False))
+    raw = F.col(_BROKEN)
+    return frame.select(
+        *columns, *_file(), raw.alias("raw"), raw.isNotNull().alias("malformed"), damaged.alias("damaged")
+    )
+
+
+def _read_text(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
+    frame = spark.read.text(paths, wholetext=True, recursiveFileLookup=True)
+    lineage = [_nothing().alias(name) for name in LINEAGE]
+    return frame.select(F.col("value").alias("text"), *lineage, *_file(), *_sound())
+
+
+def _read_parquet(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
+    frame = spark.read.parquet(*paths, recursiveFileLookup=True)
+    check_columns(item, frame.columns)
+    return frame.select(*_mapped(item), *_file(), *_sound())
+
+
+def _read_table(spark: SparkSession, item: Input) -> DataFrame:
+    frame = read_table(spark, item)
+    check_columns(item, frame.columns)
+    return frame.select(*_mapped(item), F.lit(item.name).alias("file"), F.lit(item.name).alias("name"), *_sound())
+
+
+def _mapped(item: Input, prefix: str = "") -> list[Column]:
+    """text, origin, licence and time from the columns that the recipe names."""
+    named = columns_of(item.source)
+    return [
+        (F.col(prefix + quoted(named[key])).cast("string") if (key := f"{name}_column") in named else _nothing()).alias(
+            name
         )
-    for file in files:
-        if file.name[0] in "._":
-            raise DataError(f"{key}: Spark passes over files whose name begins with '{file.name[0]}'; rename {file}")
-    return files
+        for name in ("text", *LINEAGE)
+    ]
+
+
+def _file() -> list[Column]:
+    return [F.col("_metadata.file_path").alias("file"), F.col("_metadata.file_name").alias("name")]
+
+
+def _nothing() -> Column:
+    return F.lit(None).cast("string")
+
+
+def _sound() -> list[Column]:
+    """Of formats whose records are read or not, with nothing between."""
+    return [_nothing().alias("raw"), F.lit(False).alias("malformed"), F.lit(False).alias("damaged")]
+
+
+def _unique(item: Input) -> dict[str, None]:
+    return dict.fromkeys(columns_of(item.source).values())
+
+
+def _chosen(frame: DataFrame, item: Input) -> DataFrame:
+    """Those whose hashes are the smallest: the same ones in any order, and of more text at least these."""
+    if item.source.sample < 1:
+        frame = frame.where(fraction(F.col("hash")) < item.source.sample)
+    if item.source.limit is None:
+        return frame
+    prefix = F.substring("hash", 1, PREFIX)
+    before = 0
+    for start, number in frame.groupBy(prefix.alias("start")).count().orderBy("start").collect():
+        if before + number >= item.source.limit:
+            few = frame.where(prefix == start).select("hash").orderBy("hash").limit(item.source.limit - before)
+            return frame.where(F.col("hash") <= few.agg(F.max("hash")).first()[0])  # type: ignore[index]
+        before += number
+    return frame
+
+
+def _unreadable(spark: SparkSession, reasons: dict[str, str]) -> DataFrame:
+    rows = [
+        {"file": file, "origin": file.rpartition("/")[2], "dropped": UNREADABLE, "record": reason}
+        for file, reason in reasons.items()
+    ]
+    return spark.createDataFrame(rows, _SCHEMA)
+
+
+def _plain(path: str) -> str:
+    """A path as people write it, from Spark's spelling or our own for Spark."""
+    unescaped = re.sub(r"\\([\\*?\[\]{}])", r"\1", path)
+    return unquote(re.sub("^file:/*", "/", unescaped))
+
+
+def _reason(error: Exception) -> str:
+    causes = re.findall(r"Caused by: (.*)", str(error))
+    return (causes[-1] if causes else sentence(error))[:RECORD_CHARACTERS]
+
+
+_SCHEMA = ", ".join(f"{name} string" for name in RAW)

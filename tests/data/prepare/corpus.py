@@ -16,6 +16,7 @@ from data.prepare.recipe import (
 )
 
 clean = Unicode().apply
+TEXT = SourceFormat.text
 MIN_CHARACTERS = 20
 HELDOUT = 0.2
 SEED = 5
@@ -65,8 +66,8 @@ MALFORMED = [
     b'{"text": "cut off in the mid',
     b"not json at all",
     b"[1, 2",
-    b'{"text": "a bad byte \xff in a line of text"}',
 ]
+NO_UTF8 = [b'{"text": "a bad byte \xff in a line of text"}']
 NO_TEXT = [b'{"origin": "textless"}', b'{"text": null}']
 LONE_SURROGATE = b'{"text": "half a character \\ud800 in a line of text", "origin": "broken"}'
 
@@ -79,7 +80,7 @@ def write_corpus(folder):
     web = [json.dumps({"text": text, "origin": f"site{i % 3} 1.0/{i}"}).encode() for i, text in enumerate(WEB)]
     (folder / "web [1]").mkdir(parents=True)  # a name that Spark would read as a glob
     (folder / "web [1]" / "a.jsonl").write_bytes(
-        b"\n".join([*web[:20], *MALFORMED, *NO_TEXT, b"", LONE_SURROGATE]) + b"\n"
+        b"\n".join([*web[:20], *MALFORMED, *NO_UTF8, *NO_TEXT, b"", LONE_SURROGATE]) + b"\n"
     )
     (folder / "web [1]" / "b.jsonl").write_bytes(b"\n".join(web[20:]))
     table = {"content": CODE[:15], "path": [f"pkg 2.0/{i}.py" for i in range(15)]}
@@ -92,12 +93,13 @@ def write_corpus(folder):
 
 def recipe(folder, output, **changes):
     """The recipe for write_corpus(folder)."""
-    parquet = Source(str(folder / "code.parquet"), SourceFormat.parquet, text_column="content", origin_column="path")
+    columns = {"text_column": "content", "origin_column": "path"}
+    parquet = Source(str(folder / "code.parquet"), format=SourceFormat.parquet, **columns)
     parts = {
         "output": str(output),
         "domains": {
-            "web": Domain([Source(str(folder / "web [1]"), origin_column="origin")], WEB_STEPS),
-            "code": Domain([parquet, Source(str(folder / "files" / "*.txt"), SourceFormat.text)]),
+            "web": Domain([Source(str(folder / "web [1]"), origin_column="origin", max_quarantined=0.2)], WEB_STEPS),
+            "code": Domain([parquet, Source(str(folder / "files" / "*.txt"), format=TEXT, max_quarantined=0.1)]),
         },
         "max_seq_len": 32,
         "seed": SEED,
@@ -114,10 +116,7 @@ def recipe(folder, output, **changes):
 def expected_documents():
     """(domain, split) -> cleaned texts in order: unique, held out by hash, ordered by another hash."""
     half = LONE_SURROGATE.decode().replace("\\ud800", "?")  # what Java makes of it
-    raw = {
-        "web": [*WEB, json.loads(half)["text"]],
-        "code": [*CODE, clean(LATIN_1.decode(errors="replace"))],
-    }
+    raw = {"web": [*WEB, json.loads(half)["text"]], "code": CODE}
     seen, kept = set(), []
     for domain, texts in raw.items():
         for text in (PLANTED.get(text, clean(text)) for text in texts):
@@ -129,6 +128,11 @@ def expected_documents():
         heldout = int(_hash(f"heldout:{_hash(text)}")[:8], 16) / 2**32 < HELDOUT
         documents.setdefault((domain, "heldout" if heldout else "train"), []).append(text)
     return documents
+
+
+def same_files(one, two):
+    files = [sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file()) for root in (one, two)]
+    return files[0] == files[1] and all((one / name).read_bytes() == (two / name).read_bytes() for name in files[0])
 
 
 def _hash(text):

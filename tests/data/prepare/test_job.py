@@ -1,6 +1,7 @@
 """The job on a small corpus with planted trouble: what goes in comes out, once, in order, the same on 1 and 2 cores."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -10,17 +11,42 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from data.errors import DataError
 from data.manifest import Manifest, folder_of, verify
 from data.prepare import shards, unigram
 from data.prepare.job import prepare
-from data.prepare.recipe import Domain, Source, SourceFormat, SparkChoice
+from data.prepare.recipe import (
+    Domain,
+    Source,
+    SourceFormat,
+    SparkChoice,
+    TokenizerChoice,
+    TokenizerKind,
+)
 from data.prepare.session import spark_session
+from data.prepare.stages import Stages
 from data.tokenizer import Tokenizer
 
-from corpus import CODE, MAILED, MALFORMED, NO_TEXT, PLANTED, QUICK, WEB, expected_documents, recipe, write_corpus
+from corpus import (
+    CODE,
+    LATIN_1,
+    MAILED,
+    MALFORMED,
+    NO_TEXT,
+    NO_UTF8,
+    PLANTED,
+    QUICK,
+    WEB,
+    expected_documents,
+    recipe,
+    same_files,
+    write_corpus,
+)
+
+BAD = [*MALFORMED, *NO_UTF8, *NO_TEXT]
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +129,14 @@ def test_decoded_documents_are_the_cleaned_texts_in_order_and_nothing_else(two_c
 
 def test_the_manifest_accounts_for_every_record(two_cores):
     web, code = (Manifest.read(two_cores).domains[name] for name in ("web", "code"))
-    assert web.documents_read == len(WEB) + len(MALFORMED) + len(NO_TEXT) + 1
-    broken = {"malformed": len(MALFORMED), "no_text": len(NO_TEXT), "empty": 1}
+    assert web.documents_read == len(WEB) + len(BAD) + 1
+    counts = (len(MALFORMED), len(NO_UTF8), len(NO_TEXT), 0, 1)
+    broken = dict(zip(("malformed", "no_utf8", "no_text", "unreadable_file", "empty"), counts, strict=True))
     by_step = {"mojibake": 0, "unicode": 1, "characters": 1, "language": 1, "mask_pii": 0}
     assert web.dropped == {**broken, **by_step}
     assert (web.duplicates, code.duplicates) == (1, 1)
-    assert code.documents_read == len(CODE) + 1 and not any(code.dropped.values())
+    assert code.documents_read == len(CODE) + 1
+    assert {step: number for step, number in code.dropped.items() if number} == {"no_utf8": 1}
     for domain in (web, code):
         kept = sum(split.documents for split in domain.splits.values())
         assert domain.documents_read == kept + domain.duplicates + sum(domain.dropped.values())
@@ -126,7 +154,7 @@ def test_the_manifest_accounts_for_every_record(two_cores):
 
 def test_each_step_says_what_it_did(two_cores):
     web, code = (Manifest.read(two_cores).domains[name] for name in ("web", "code"))
-    seen = web.documents_read - len(MALFORMED) - len(NO_TEXT) - 1
+    seen = web.documents_read - len(BAD) - 1
     for record in web.cleaning:
         assert record.documents_in == seen
         assert record.documents_out == seen - sum(record.dropped.values())
@@ -145,6 +173,17 @@ def test_each_step_says_what_it_did(two_cores):
     assert [record.step for record in code.cleaning] == ["unicode", "characters"] and not code.languages
 
 
+def test_what_could_not_be_read_is_in_quarantine(two_cores):
+    rows = pq.read_table(two_cores / "quarantine").to_pylist()
+    web = [line.decode(errors="replace") for line in BAD]
+    assert sorted(row["record"] for row in rows) == sorted([*web, LATIN_1.decode(errors="replace")])
+    assert {(row["domain"], row["source"], row["file"].rpartition("/")[2]) for row in rows} == {
+        ("web", 0, "a.jsonl"),
+        ("code", 1, "latin.txt"),
+    }
+    assert {row["reason"] for row in rows} == {"malformed", "no_utf8", "no_text"}
+
+
 def test_shards_are_many_and_match_their_hashes(two_cores):
     manifest = Manifest.read(two_cores)
     train = manifest.domains["code"].splits["train"]
@@ -156,15 +195,18 @@ def test_shards_are_many_and_match_their_hashes(two_cores):
 
 
 def test_one_and_two_cores_write_the_same_bytes(two_cores, one_core):
-    files = [sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file()) for root in (two_cores, one_core)]
-    assert files[0] == files[1] and len(files[0]) > 10
-    for name in files[0]:
-        assert (two_cores / name).read_bytes() == (one_core / name).read_bytes(), name
+    assert len(list(two_cores.rglob("*"))) > 10 and same_files(two_cores, one_core)
 
 
 def test_nothing_is_left_beside_the_dataset(two_cores):
-    assert sorted(path.name for path in two_cores.parent.iterdir()) == [".dataset.lock", "dataset"]
-    assert sorted(path.name for path in two_cores.iterdir()) == ["code", "manifest.json", "tokenizer", "web"]
+    assert sorted(path.name for path in two_cores.parent.iterdir()) == [".dataset.lock", ".dataset.work", "dataset"]
+    assert sorted(path.name for path in two_cores.iterdir()) == [
+        "code",
+        "manifest.json",
+        "quarantine",
+        "tokenizer",
+        "web",
+    ]
     assert not [path for path in two_cores.rglob("*") if path.name.startswith(".")]
 
 
@@ -207,7 +249,7 @@ def test_mistakes_end_in_a_sentence_and_leave_nothing(root, spark, tmp_path):
         with pytest.raises(DataError, match=sentence):
             prepare(recipe(root, output, **changes), lambda line: None, spark)
         left = [path.name for path in output.parent.iterdir()] if output.parent.exists() else []
-        assert left in ([], [".dataset.lock"])
+        assert set(left) <= {".dataset.lock", ".dataset.work"}
 
     def domain(path, **of_source):
         return {"web": Domain([Source(str(path), **of_source)])}
@@ -223,7 +265,9 @@ def test_mistakes_end_in_a_sentence_and_leave_nothing(root, spark, tmp_path):
     mistake("web: every document is held out", domains=domain(web), heldout_fraction=0.999999)
     (tmp_path / "short.jsonl").write_text('{"text": "x"}\n{"text": ""}\nrubbish\n')
     left = r"no document is left \(read 3; dropped: malformed 1, empty 1, characters 1; duplicates 0\)"
-    mistake(left, domains=domain(tmp_path / "short.jsonl"))
+    mistake(left, domains=domain(tmp_path / "short.jsonl", max_quarantined=0.5))
+    many = r"1 of 3 records of .*short.jsonl can't be read \(malformed 1\), more than max_quarantined \(1.00%\)"
+    mistake(many + "; for example short.jsonl: malformed: 'rubbish'", domains=domain(tmp_path / "short.jsonl"))
     (tmp_path / "_hidden.jsonl").write_text('{"text": "x"}\n')
     mistake("Spark passes over files whose name begins with '_'", domains=domain(tmp_path / "_hidden.jsonl"))
 
@@ -236,8 +280,72 @@ def test_a_folder_that_is_no_dataset_is_not_overwritten(root, tmp_path):
     assert precious.read_text() == "mine"
 
 
+def work_of(output):
+    return output.parent / f".{output.name}.work"
+
+
+def test_a_job_that_is_killed_after_every_stage_does_each_once(root, two_cores, spark, tmp_path, monkeypatch):
+    class KilledError(BaseException):
+        pass
+
+    made = []
+
+    def make(stages, name, depends_on, write, whole=""):
+        def write_and_tell(folder):
+            write(folder)
+            made.append(name)
+
+        before = len(made)
+        stage = make_stage(stages, name, depends_on, write_and_tell, whole)
+        if len(made) > before:
+            raise KilledError
+        return stage
+
+    make_stage = Stages.make
+    monkeypatch.setattr(Stages, "make", make)
+    output = tmp_path / "dataset"
+    for _ in range(20):
+        try:
+            prepare(recipe(root, output), lambda line: None, spark)
+            break
+        except KilledError:
+            assert not output.exists()
+    assert made == ["read"] * 3 + ["cleaned"] * 3 + ["unique", "tokenizer", "tokens", "shards", "quarantine"]
+    assert same_files(output, two_cores)
+
+
+def test_a_changed_recipe_redoes_what_depends_on_the_change(root, two_cores, spark, tmp_path):
+    output, said = tmp_path / "dataset", []
+    shutil.copytree(work_of(two_cores), work_of(output))
+
+    def reused(**changes):
+        said.clear()
+        prepare(recipe(root, output, **changes), said.append, spark)
+        return next(line for line in said if line.startswith("reused"))
+
+    anew = "reused from an earlier run: "
+    smaller = {"tokenizer": TokenizerChoice(TokenizerKind.train, vocab_size=300), "max_seq_len": 64}
+    assert reused(**smaller) == anew + (
+        "read (3), cleaned (3), unique (1), quarantine (1); made anew: tokenizer (1), tokens (1), shards (1)"
+    )
+    more = {"text": "one document more than there were before, and one more than any cleaning would take away"}
+    (tmp_path / "more.jsonl").write_text(json.dumps(more) + "\n")
+    domains = {"new": Domain([Source(str(tmp_path / "more.jsonl"))]), **recipe(root, output).domains}
+    assert reused(**smaller, domains=domains, heldout_fraction=0.0).startswith(
+        anew + "read (3), cleaned (3); made anew: read (1), cleaned (1), unique (1)"
+    )
+    kept = sorted(path.name.partition("-")[0] for path in work_of(output).iterdir())
+    names = ["cleaned"] * 4 + ["hashes.json", "quarantine"] + ["read"] * 4 + ["tokenizer", "tokens", "unique"]
+    assert kept == names, "of each stage, what the last recipe wants"
+    cleaning = ["unicode", {"characters": {"min": 30}}]  # of one domain; the other has its own
+    assert reused(**smaller, cleaning=cleaning, keep_work=False).startswith(
+        anew + "read (3), cleaned (1); made anew: cleaned (2), unique (1)"
+    )
+    assert [path.name for path in work_of(output).iterdir()] == ["hashes.json"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_job_that_is_stopped_leaves_the_old_dataset_whole(root, two_cores, tmp_path, how):
+def test_a_job_that_is_stopped_leaves_the_old_dataset_whole_and_goes_on(root, two_cores, spark, tmp_path, how):
     output = tmp_path / "dataset"
     shutil.copytree(two_cores, output)
     script = f"""
@@ -256,9 +364,11 @@ def test_a_job_that_is_stopped_leaves_the_old_dataset_whole(root, two_cores, tmp
         process.wait(timeout=60)
     assert process.returncode != 0
     assert verify(output) == Manifest.read(two_cores)
-    leftover = tmp_path / ".dataset.unfinished"
-    assert leftover.exists() == (how == signal.SIGKILL)
-    assert not (leftover / "manifest.json").exists()
+    if how == signal.SIGKILL:
+        said = []
+        prepare(recipe(root, output, seed=99), said.append, spark)
+        assert any(line.endswith("tokens (1); made anew: shards (1), quarantine (1)") for line in said), said
+        assert verify(output).seed == 99
 
 
 def test_unigram_loss_by_hand():

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data.prepare.output import unfinished_folder
+from data.errors import DataError
+from data.prepare.output import locked, publish
 
 
 def make_dataset(folder: Path, name: str) -> None:
@@ -12,23 +13,25 @@ def make_dataset(folder: Path, name: str) -> None:
     (folder / "manifest.json").write_text(name)
 
 
-def test_a_failure_leaves_the_old_dataset(tmp_path: Path) -> None:
+def test_a_new_dataset_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     output = tmp_path / "dataset"
     make_dataset(output, "old")
-    with pytest.raises(ZeroDivisionError), unfinished_folder(output) as folder:
-        make_dataset(folder, "new")
-        raise ZeroDivisionError
-    assert (output / "manifest.json").read_text() == "old"
-    with unfinished_folder(output) as folder:
-        make_dataset(folder, "new")
+    with locked(output) as work:
+        make_dataset(work / "new", "new")
+        assert (output / "manifest.json").read_text() == "old"
+        publish(work / "new", output)
     assert (output / "manifest.json").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["dataset"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".dataset.lock", ".dataset.work", "dataset"]
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     output = tmp_path / "dataset"
     make_dataset(tmp_path / ".dataset.replaced", "old")
-    make_dataset(tmp_path / ".dataset.unfinished", "new")
-    with pytest.raises(ZeroDivisionError), unfinished_folder(output):
-        raise ZeroDivisionError
-    assert (output / "manifest.json").read_text() == "old"
+    with locked(output):
+        assert (output / "manifest.json").read_text() == "old"
+
+
+def test_two_jobs_can_not_prepare_the_same_output(tmp_path: Path) -> None:
+    output = tmp_path / "dataset"
+    with locked(output), pytest.raises(DataError, match="another process is preparing"), locked(output):
+        pass

@@ -9,6 +9,7 @@ from data.prepare.recipe import (
     Domain,
     PrepareRecipe,
     Source,
+    SourceFormat,
     SparkChoice,
     TokenizerChoice,
     TokenizerKind,
@@ -22,7 +23,8 @@ def good(**changes):
 
 
 def test_a_good_recipe_has_no_problems():
-    for node in (good(), Source("a"), Domain([Source("a")]), TokenizerChoice(), SparkChoice()):
+    sources = [Source("a"), Source("s3://a/b"), Source(table="a.b.c")]
+    for node in (good(), *sources, Domain([Source("a")]), TokenizerChoice(), SparkChoice()):
         assert list(node.problems()) == []
 
 
@@ -34,6 +36,7 @@ def test_a_good_recipe_has_no_problems():
         (good(domains={}), "domains"),
         (good(domains={"../up": Domain()}), "domains.../up"),
         (good(domains={"tokenizer": Domain()}), "domains.tokenizer"),
+        (good(domains={"quarantine": Domain()}), "domains.quarantine"),
         (good(max_seq_len=1), "max_seq_len"),
         (good(heldout_fraction=1.0), "heldout_fraction"),
         (good(shard_size_mb=5000), "shard_size_mb"),
@@ -41,7 +44,13 @@ def test_a_good_recipe_has_no_problems():
         (good(hashes=["crc"]), "hashes"),
         (good(hashes=["sha1", "sha1"]), "hashes"),
         (Source(""), "path"),
-        (Source("s3://bucket/x"), "path"),
+        (Source("a", table="b"), "path"),
+        (Source(table="a.b", format=SourceFormat.csv), "format"),
+        (Source("a", format=SourceFormat.text, origin_column="b"), "origin_column"),
+        (Source("a", licence_column=""), "licence_column"),
+        (Source("a", sample=0.0), "sample"),
+        (Source("a", limit=0), "limit"),
+        (Source("a", max_quarantined=2.0), "max_quarantined"),
         (Source("a", text_column=""), "text_column"),
         (Domain(), "sources"),
         (good(cleaning=["unicode", {"characters": {"min": 0}}]), "cleaning[1].characters.min"),
@@ -53,7 +62,7 @@ def test_a_good_recipe_has_no_problems():
         (TokenizerChoice(vocab_size=300), "vocab_size"),
         (TokenizerChoice(TokenizerKind.ranks), "path"),
         (TokenizerChoice(TokenizerKind.ranks, path="/nowhere"), "path"),
-        (SparkChoice("spark://host:7077"), "master"),
+        (SparkChoice("mesos://host:7077"), "master"),
     ],
 )
 def test_each_mistake_is_named(node, key):

@@ -1,0 +1,235 @@
+"""Every kind of source, read by the real Spark: its records, where each comes from, and what of it is in quarantine."""
+
+import bz2
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstd
+from pyspark.errors import PySparkException
+
+from data.errors import DataError
+from data.prepare import quarantine, sources
+from data.prepare.documents import read_stage
+from data.prepare.inputs import find_inputs, identify
+from data.prepare.recipe import Domain, Source, SourceFormat, SparkChoice
+from data.prepare.session import spark_session
+
+from corpus import QUICK
+
+RECORDS = [
+    {
+        "body": f'document {number}\nwith "quotes", commas and an é',
+        "from": f"site/{number}",
+        "terms": "CC0",
+        "at": 2020 + number,
+    }
+    for number in range(6)
+]
+COLUMNS = {"text_column": "body", "origin_column": "from", "licence_column": "terms", "time_column": "at"}
+EXPECTED = sorted((r["body"], r["from"], r["terms"], str(r["at"]), None) for r in RECORDS)
+LINES = "".join(json.dumps(record) + "\n" for record in RECORDS).encode()
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spark")
+    conf = {
+        "spark.sql.shuffle.partitions": "3",
+        "spark.sql.catalog.lake": "org.apache.spark.sql.execution.datasources.v2.jdbc.JDBCTableCatalog",
+        "spark.sql.catalog.lake.url": f"jdbc:derby:{folder}/lake;create=true",
+        "spark.sql.catalog.lake.driver": "org.apache.derby.iapi.jdbc.AutoloadedDriver",
+        **QUICK,
+    }
+    with spark_session(SparkChoice("local[1]", "1g", conf), folder) as session:
+        session._jvm.System.setProperty("derby.stream.error.file", str(folder / "derby.log"))
+        yield session
+
+
+@pytest.fixture
+def read(spark, tmp_path):
+    """Reads one source as the job does: input, rows, and their (text, origin, licence, time, dropped), sorted."""
+    count = iter(range(100))
+
+    def read(path="", **of_source):
+        domains = {"d": Domain([Source(str(path), **of_source)])}
+        (item,) = identify(find_inputs(domains), tmp_path / "work", lambda: spark)
+        folder = tmp_path / f"read-{next(count)}"
+        sources.write_raw(spark, item, folder, tmp_path / "fetched")
+        raw = read_stage(spark, folder)
+        rows = raw.select("text", "origin", "licence", "time", "dropped").collect()
+        return item, raw, sorted((tuple(row) for row in rows), key=str)
+
+    return read
+
+
+def write_csv(path, records):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, records[0])
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def test_every_format_gives_the_same_records(read, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LINES))
+    (tmp_path / "a.jsonl.bz2").write_bytes(bz2.compress(LINES))
+    (tmp_path / "a.jsonl.zst").write_bytes(zstd.compress(LINES))
+    for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.bz2", "a.jsonl.zst"):
+        assert read(tmp_path / name, **COLUMNS)[2] == EXPECTED, name
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", format=SourceFormat.parquet, **COLUMNS)[2] == EXPECTED
+    write_csv(tmp_path / "a.csv", RECORDS)
+    assert read(tmp_path / "a.csv", format=SourceFormat.csv, **COLUMNS)[2] == EXPECTED
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
+    assert read(tmp_path / "a.csv.gz", format=SourceFormat.csv, **COLUMNS)[2] == EXPECTED
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a whole\nfile\n"))
+    assert read(tmp_path / "a.txt.gz", format=SourceFormat.text)[2] == [
+        ("a whole\nfile\n", "a.txt.gz", None, None, None)
+    ]
+
+
+def test_a_table_of_a_catalog(spark, read, tmp_path):
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "a.parquet")
+    frame = spark.read.parquet(f"file://{tmp_path}/a.parquet")
+    frame.write.saveAsTable("default.documents")
+    first, _, rows = read(table="spark_catalog.default.documents", **COLUMNS)
+    assert rows == EXPECTED
+    assert first.bytes == sum(len(record["body"].encode()) for record in RECORDS)
+    same = identify(find_inputs({"d": Domain([first.source])}), tmp_path / "work", lambda: spark)[0]
+    assert same.fingerprint == first.fingerprint
+    frame.limit(1).write.insertInto("default.documents")
+    assert read(table="default.documents", **COLUMNS)[0].fingerprint != first.fingerprint
+    spark.sql("create namespace lake.app")
+    frame.select("body", "from").writeTo("lake.app.documents").create()
+    rows = read(table="lake.app.documents", text_column="body", origin_column="from")[2]
+    assert [row[:2] for row in rows] == [row[:2] for row in EXPECTED]
+    with pytest.raises(DataError, match=r"domains.d.sources\[0\].table: can't read no.such.table: "):
+        read(table="no.such.table")
+    with pytest.raises(DataError, match=r"text_column: default.documents has no column 'text'; it has body, from"):
+        read(table="default.documents")
+
+
+def test_delta_without_its_jars_says_what_to_do(read, tmp_path):
+    with pytest.raises(DataError, match=r"format: Spark has no reader of Delta; add the jars of delta-spark"):
+        read(tmp_path, format=SourceFormat.delta)
+
+
+def test_urls(read, tmp_path):
+    folder = tmp_path / "at a url"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "a.jsonl").write_bytes(LINES)
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(b'{"body": "one more"}\n'))
+    expected = sorted([*EXPECTED, ("one more", "b.jsonl.gz", None, None, None)])
+    by_spark, _, rows = read(f"file://{folder}", **COLUMNS)
+    assert rows == expected
+    by_fsspec, _, rows = read(f"local://{folder}", **COLUMNS)
+    assert rows == expected
+    sizes = sum(path.stat().st_size for path in folder.rglob("*.*"))
+    assert (by_spark.file_count, by_spark.bytes) == (by_fsspec.file_count, by_fsspec.bytes) == (2, sizes)
+    (folder / "sub" / "a.jsonl").write_bytes(LINES + b"\n")
+    assert read(f"file://{folder}", **COLUMNS)[0].fingerprint != by_spark.fingerprint
+    assert read(f"local://{folder}", **COLUMNS)[0].fingerprint != by_fsspec.fingerprint
+    with pytest.raises(DataError, match=r"path: there is no file at local://.*nowhere"):
+        read(f"local://{tmp_path}/nowhere")
+    with pytest.raises(DataError, match="path: neither Spark nor fsspec can read nosuch://"):
+        read("nosuch://bucket/a")
+
+
+def test_sample_and_limit_take_the_same_records_from_any_files(read, tmp_path):
+    lines = [json.dumps({"text": f"document {number}"}) for number in range(300)]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "many").mkdir()
+    for number in range(5):
+        (tmp_path / "many" / f"{number}.jsonl").write_text("\n".join(reversed(lines[number::5])))
+
+    def texts(folder, **choice):
+        return {row[0] for row in read(tmp_path / folder, **choice)[2]}
+
+    sample = texts("one", sample=0.25)
+    assert sample == texts("many", sample=0.25) and 50 < len(sample) < 100
+    assert sample < texts("one", sample=0.5)
+    limited = texts("one", limit=40)
+    assert len(limited) == 40 and limited == texts("many", limit=40) and limited < sample
+    assert len(texts("one", limit=1000)) == 300
+    assert texts("one", sample=0.25, limit=40) == limited
+
+
+def test_what_is_malformed_is_kept_with_the_reason(spark, read, tmp_path):
+    bad = [b'{"body": "cut off', b"[1, 2", b"null", b"17", b'{"body": "\xff"}', b'{"from": "textless"}', b"x" * 5000]
+    (tmp_path / "a.jsonl").write_bytes(LINES + b"\n".join(bad))
+    item, raw, rows = read(tmp_path / "a.jsonl", **COLUMNS)
+    assert sorted(row for row in rows if row[4] is None) == EXPECTED
+    kept = {row.record: row.dropped for row in raw.where("dropped is not null").collect()}
+    assert kept == {
+        '{"body": "cut off': "malformed",
+        "[1, 2": "malformed",
+        "null": "malformed",
+        "17": "malformed",
+        '{"body": "\ufffd"}': "no_utf8",
+        '{"from": "textless"}': "no_text",
+        "x" * 1000: "malformed",
+    }
+    with pytest.raises(DataError, match=r"7 of 13 records of .*a.jsonl can't be read \(malformed 5, no_utf8 1, no_"):
+        quarantine.check(raw, item)
+
+    header = b'body,from,terms,at\n"in\nlines",b,c,d\n'
+    (tmp_path / "a.csv").write_bytes(header + b"too,few\n,b,c,d\na,b,c,d,too many\nb\xffd,b,c,d\nlast,b,c,d\n")
+    _, raw, rows = read(tmp_path / "a.csv", format=SourceFormat.csv, **COLUMNS)
+    assert [row[0] for row in rows if row[4] is None] == ["in\nlines", "last"]
+    kept = {(row.record, row.dropped) for row in raw.where("dropped is not null").collect()}
+    assert kept == {
+        ("too,few", "malformed"),
+        ('{"origin":"b","licence":"c","time":"d"}', "no_text"),
+        ("a,b,c,d,too many", "malformed"),
+        ("b\ufffdd", "no_utf8"),
+    }
+
+
+def test_a_file_that_can_not_be_read_to_its_end_is_left_out_with_the_reason(spark, read, tmp_path):
+    folder = tmp_path / "some files"
+    folder.mkdir()
+    (folder / "good.jsonl.gz").write_bytes(gzip.compress(LINES))
+    many = b"".join(json.dumps({"body": f"lost {number**5}"}).encode() + b"\n" for number in range(9999))
+    (folder / "cut.jsonl.gz").write_bytes(gzip.compress(many)[:-2000])
+    (folder / "rubbish [1].jsonl.gz").write_bytes(b"no gzip at all")
+    item, raw, rows = read(folder, max_quarantined=0.7, **COLUMNS)
+    assert sorted(row for row in rows if row[4] is None) == EXPECTED
+    bad = {Path(row.file): row for row in raw.where("dropped is not null").collect()}
+    assert set(bad) == {folder / "cut.jsonl.gz", folder / "rubbish [1].jsonl.gz"}
+    assert {row.dropped for row in bad.values()} == {"unreadable_file"} and all(row.record for row in bad.values())
+    quarantine.check(raw, item)
+    with pytest.raises(
+        DataError, match=r"2 of 3 files of .* can't be read, more than max_quarantined \(50.00%\): .*: \w"
+    ):
+        read(folder, max_quarantined=0.5, **COLUMNS)
+
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "b.parquet")
+    whole = (tmp_path / "b.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "c.parquet").write_bytes(whole[:40] + bytes(40) + whole[80:])
+    rows = read(tmp_path / "*.parquet", format=SourceFormat.parquet, max_quarantined=0.7, **COLUMNS)[2]
+    assert [row for row in rows if row[4] is None] == EXPECTED
+    assert [(row[1], row[4]) for row in rows if row[4]] == [
+        ("a.parquet", "unreadable_file"),
+        ("c.parquet", "unreadable_file"),
+    ]
+    (tmp_path / "b.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r"can't read .*b.parquet: .*Unable to infer schema for Parquet"):
+        read(tmp_path / "b.parquet", format=SourceFormat.parquet)
+
+
+def test_an_error_that_no_file_causes_is_no_quarantine(read, tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+
+    def fail(*arguments):
+        raise PySparkException("the disk is full")
+
+    monkeypatch.setattr(sources, "_read_jsonl", fail)
+    with pytest.raises(PySparkException, match="the disk is full"):
+        read(tmp_path / "a.jsonl", **COLUMNS)
