@@ -119,6 +119,23 @@ def test_a_rollback_passes_over_its_window_and_a_kill_changes_nothing(
     assert "5 steps of them without an update" in capsys.readouterr().out
 
 
+def test_a_rollback_passes_over_a_checkpoint_that_is_damaged(workshop: SimpleNamespace) -> None:
+    """Step 9 is poisoned and step 5 the first to be passed over, but what was saved after step 4 is damaged."""
+    run = run_of(workshop, "damaged")
+    options = ["save_interval=2ba", "checkpoints.keep_last=9", "on_spike.non_finite=rollback", "on_spike.skip_before=4"]
+    options.append("on_spike.skip_after=0")
+    assert train(workshop, "damaged", "max_duration=8ba", *options)[0] == [0]
+    [tensors] = (run.checkpoints / "ba00000004").glob("*.distcp")
+    content = bytearray(tensors.read_bytes())
+    content[len(content) // 2] ^= 1
+    tensors.write_bytes(content)
+    codes, said = train(workshop, "damaged", *options, before=Poison(67, 68, NAN))
+    assert codes == [0], said
+    assert "its checksum differs); ba00000004 is set aside" in said and "step 9: the loss is nan" in said
+    assert "back to step 2, without samples 32 to 71" in said
+    assert skipped(run) == [5, 6, 7, 8, 9]
+
+
 def test_where_it_stops_it_says_why_and_keeps_what_is_good(workshop: SimpleNamespace) -> None:
     """Everything is poisoned from step 6 on."""
     run, poison = run_of(workshop, "stopping"), Poison(40, 1000, NAN)

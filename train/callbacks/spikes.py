@@ -16,7 +16,8 @@ from model.composer_model import DbrxComposerModel
 from model.statistics import StepStatistics
 from train.callbacks.statistics import sum_over_ranks
 from train.checkpoints.checkpointer import Checkpointer
-from train.checkpoints.names import steps_of
+from train.checkpoints.names import set_aside, steps_of
+from train.checkpoints.verify import damage
 from train.clipping import GradientClipping
 from train.console import Console
 from train.errors import Diverged
@@ -130,9 +131,7 @@ class SpikeGuard(Callback):
         first, end = self.samples(state)
         first = max(0, first - self.config.skip_before * self.batch)
         end += self.config.skip_after * self.batch
-        found = [checkpoint_before(self.run, history, first) if dist.get_global_rank() == 0 else None]
-        dist.broadcast_object_list(found)
-        checkpoint = found[0]
+        checkpoint = self.good_checkpoint_before(first)
         if checkpoint is None:
             return
         rollback = Rollback(state.timestamp.batch.value + 1, steps_of(checkpoint), first, end)
@@ -145,6 +144,19 @@ class SpikeGuard(Callback):
         self.checkpointer.history = replace(history, rollbacks=(*history.rollbacks, rollback))
         dist.barrier()
         raise GoBack(checkpoint)
+
+    def good_checkpoint_before(self, sample: int) -> Path | None:
+        """As `checkpoint_before`; called on every rank. What is damaged is set aside."""
+        while True:
+            found = [checkpoint_before(self.run, self.checkpointer.history, sample)]
+            dist.broadcast_object_list(found)
+            checkpoint = found[0]
+            if checkpoint is None or not (wrong := damage(checkpoint, self.console.say)):
+                return checkpoint
+            self.console.say(f"warning: {wrong[0]}; {checkpoint.name} is set aside")
+            if dist.get_global_rank() == 0:
+                set_aside(checkpoint)
+            dist.barrier()
 
     def stop(self, spike: Spike, state: State, because: str = "") -> NoReturn:
         """Save the state before this step, which its gradients have not reached, and end the run."""
