@@ -76,6 +76,33 @@ def test_a_rank_that_loops_says_where_and_ends_the_others(workshop: SimpleNamesp
     assert "another rank has" in last_line(log.read_text())
 
 
+def test_asked_before_the_first_step_it_ends_with_nothing_to_save(workshop: SimpleNamespace) -> None:
+    log = workshop.root / "early.log"
+    processes = start(command(workshop, "early"), log, ranks=2)
+    deadline = time.monotonic() + 120
+    while "steps of 256 tokens" not in (log.read_text() if log.exists() else ""):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for process in processes:
+        process.terminate()
+    assert finish(processes) == [143, 143]
+    assert last_line(log.read_text()) == "brickyard train: interrupted"
+    assert not list(workshop.root.glob("runs/early/checkpoints/ba*"))
+
+
+def test_asked_twice_it_ends_at_once(workshop: SimpleNamespace) -> None:
+    """Also where it waits for a rank that never comes."""
+    processes = start(command(workshop, "twice"), workshop.root / "twice.log", ranks=2, before=loop_for_ever)
+    wait_for_step(workshop.root / "runs" / "twice", 3, processes)
+    for rank in (0, 1):
+        processes[rank].terminate()
+        processes[rank].join(1)
+        assert processes[rank].is_alive()  # its step has no end
+        processes[rank].terminate()
+        processes[rank].join(10)
+        assert processes[rank].exitcode == 143
+
+
 def test_a_dataloader_worker_that_is_killed_is_named(workshop: SimpleNamespace) -> None:
     def kill_worker(ranks: list[BaseProcess]) -> None:
         children = psutil.Process(ranks[1].pid).children()
@@ -162,3 +189,21 @@ def test_without_an_answer_of_wandb_a_run_goes_on_offline(workshop: SimpleNamesp
     assert brickyard(command(workshop, "deaf", *options), log, before=deaf) == [0]
     assert log.read_text().count("warning: W&B can't be reached") == 1
     assert list(run.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_without_the_process_of_wandb_a_run_goes_on(workshop: SimpleNamespace) -> None:
+    def kill_wandb(ranks: list[BaseProcess]) -> None:
+        [process] = [one for one in psutil.process_iter(["name"]) if is_wandb_of(one, ranks[0])]
+        process.kill()
+
+    more = ("wandb.mode=offline", "max_duration=30ba")
+    codes, said = run_and_spoil(workshop, "bereft", kill_wandb, *more, ranks=1)
+    assert codes == [0], said
+    assert said.count("warning: W&B") == 1, said
+    rows = [json.loads(line) for line in (workshop.root / "runs" / "bereft" / "metrics.jsonl").open()]
+    assert [row["batch"] for row in rows if "loss/train/total" in row] == [*range(1, 31)]
+
+
+def is_wandb_of(process: psutil.Process, rank: BaseProcess) -> bool:
+    """W&B's client starts it beside the rank, and it watches the rank's process id."""
+    return process.info["name"] == "wandb-core" and str(rank.pid) in process.cmdline()
