@@ -81,11 +81,26 @@ class CleaningRecord:
 
 
 @dataclass(frozen=True)
+class DeduplicationRecord:
+    """One step on the documents that are left when exact copies are gone: `documents_in == documents_out + dropped`."""
+
+    step: str  # near_duplicate, repeated_lines or contaminated
+    documents_in: int
+    documents_out: int
+    dropped: int
+    edited: int  # documents that lost a part of their text and stayed
+    counts: dict[
+        str, int
+    ]  # what else there is to count: the lines removed; by benchmark, the documents that overlap it
+    examples: list[str]  # a few sentences, each with the origin of a document and what became of it
+
+
+@dataclass(frozen=True)
 class DomainRecord:
     """One domain: what was read, what was dropped and why, what was kept."""
 
     documents_read: int
-    dropped: dict[str, int]  # what was wrong with the record, or the cleaning step that dropped it -> documents
+    dropped: dict[str, int]  # what was wrong with the record, or the step that dropped it -> documents
     duplicates: int  # exact copies of a document of this domain or of one before it in the recipe
     bytes: int  # UTF-8 bytes of the documents kept
     sources: list[SourceRecord]
@@ -96,6 +111,7 @@ class DomainRecord:
     unigram_loss: float | None  # None: the recipe holds nothing out
     cleaning: list[CleaningRecord] = field(default_factory=list)  # in the order of the recipe
     languages: dict[str, int] = field(default_factory=dict)  # ISO code -> documents; empty without the step `language`
+    deduplication: list[DeduplicationRecord] = field(default_factory=list)  # in the order in which they were taken
     licences: dict[str, int] = dataclasses.field(default_factory=dict)  # the most frequent ones -> documents kept
 
 

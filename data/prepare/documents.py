@@ -1,5 +1,6 @@
 """From raw records to documents: cleaned, unique, each with its split and its place in the shuffled order."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,9 +13,10 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from data.errors import DataError
-from data.manifest import CleaningRecord
+from data.manifest import CleaningRecord, DeduplicationRecord
 from data.prepare.cleaning import counts as cleaning_counts
 from data.prepare.cleaning import engine, steps
+from data.prepare.duplicates.documents import Found
 from data.prepare.hashed import fraction, rehash
 from data.prepare.inputs import Input
 from data.prepare.quarantine import REASONS
@@ -38,6 +40,7 @@ class DomainCounts:
     bytes: int = 0
     origins: dict[str, int] = field(default_factory=dict)
     licences: dict[str, int] = field(default_factory=dict)
+    deduplication: list[DeduplicationRecord] = field(default_factory=list)
 
     @property
     def duplicates(self) -> int:
@@ -83,7 +86,8 @@ def union(inputs: list[Input], sources: list[DataFrame]) -> DataFrame:
 def write_unique(cleaned: DataFrame, recipe: PrepareRecipe, folder: Path) -> None:
     """Keeps one of equal texts and gives each document its split and key.
 
-    Columns out: domain, split, origin, licence, time, text, key (hex; documents are ordered by their keys).
+    Columns out: domain, priority, source, split, origin, licence, time, id (long; a hash of the text), text, key (hex;
+    documents are ordered by their keys), dropped (null; what later steps drop keeps its row, without text).
 
     Of equal texts the one of the recipe's first domain stays, then of its first source, then of the smallest origin.
     A minimum needs no sort and has a partial sum: a text that comes a million times is one row a task before it moves.
@@ -93,19 +97,28 @@ def write_unique(cleaned: DataFrame, recipe: PrepareRecipe, folder: Path) -> Non
     unique = copies.groupBy("hash").agg(first)
     unique.select(
         "first.domain",
+        "first.priority",
+        "first.source",
         F.when(fraction(rehash("heldout", F.col("hash"))) < recipe.heldout_fraction, "heldout")
         .otherwise("train")
         .alias("split"),
         "first.origin",
         "first.licence",
         "first.time",
+        F.xxhash64("hash").alias("id"),
         "first.text",
         rehash(f"order {recipe.seed}", F.col("hash")).alias("key"),
+        F.lit(None).cast("string").alias("dropped"),
     ).write.parquet(spark_path(folder))
 
 
-def count(cleaned: DataFrame, unique: DataFrame, recipe: PrepareRecipe) -> dict[str, DomainCounts]:
-    """Counts per domain; only counts and a few examples reach the driver."""
+def count(
+    cleaned: DataFrame, selected: DataFrame, found: dict[str, dict[str, Found]], recipe: PrepareRecipe
+) -> dict[str, DomainCounts]:
+    """Counts per domain; only counts and a few examples reach the driver.
+
+    `selected`: the documents that stay; `found`: by step on unique documents and by domain, what it did.
+    """
     counts = {domain: DomainCounts() for domain in recipe.domains}
     by_rule: dict[tuple[str, str, str], int] = {}  # domain, step, rule
     fates = cleaned.groupBy("domain", "source", "dropped", "rule", "language").count()
@@ -125,14 +138,16 @@ def count(cleaned: DataFrame, unique: DataFrame, recipe: PrepareRecipe) -> dict[
         documents_in = of.read - sum(of.dropped.values())
         of.cleaning = cleaning_counts.records(domain, names, documents_in, by_rule, edited, examples)
         of.dropped.update({record.step: sum(record.dropped.values()) for record in of.cleaning})
-    kept = unique.groupBy("domain", "split").agg(F.count("*"), F.sum(F.octet_length("text")))
+    kept = selected.groupBy("domain", "split").agg(F.count("*"), F.sum(F.octet_length("text")))
     for domain, split, number, size in kept.collect():
         counts[domain].kept[split] = number
         counts[domain].bytes += size
-    for domain, origin, number in _top(unique, F.substring_index("origin", "/", 1)).collect():
+    for domain, origin, number in _top(selected, F.substring_index("origin", "/", 1)).collect():
         counts[domain].origins[origin] = number
-    for domain, licence, number in _top(unique, F.col("licence")).collect():
+    for domain, licence, number in _top(selected, F.col("licence")).collect():
         counts[domain].licences[licence] = number
+    for domain, of in counts.items():
+        _count_steps(of, {step: by_domain.get(domain, Found()) for step, by_domain in found.items()})
     return counts
 
 
@@ -166,9 +181,25 @@ def train_sample(unique: DataFrame, counts: dict[str, DomainCounts], megabytes: 
     chosen.select(F.substring("text", 1, 1_000_000).alias("text")).write.parquet(spark_path(folder))
 
 
+def read_selected(spark: SparkSession, folder: Path) -> DataFrame:
+    """The rows of a stage that no step has dropped."""
+    return read_stage(spark, folder).where(F.col("dropped").isNull())
+
+
 def read_stage(spark: SparkSession, folder: Path) -> DataFrame:
     """A stage's rows, as its write left them."""
     return spark.read.parquet(spark_path(folder))
+
+
+def _count_steps(of: DomainCounts, steps: dict[str, Found]) -> None:
+    """Takes in what the steps on unique documents did; what stays is known, so what went in follows from the end."""
+    documents_out = sum(of.kept.values())
+    for step, found in reversed(steps.items()):
+        documents_in = documents_out + found.dropped
+        record = DeduplicationRecord(step, documents_in, documents_out, **dataclasses.asdict(found))
+        of.deduplication.insert(0, record)
+        documents_out = documents_in
+    of.dropped.update({step: found.dropped for step, found in steps.items()})
 
 
 def _top(unique: DataFrame, value: Column) -> DataFrame:

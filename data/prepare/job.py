@@ -20,7 +20,10 @@ from data.errors import DataError
 from data.manifest import SPLITS, Manifest, TokenizerRecord, verify
 from data.prepare import documents, quarantine, record, shards, sources, tokens
 from data.prepare.cleaning import steps
-from data.prepare.documents import DomainCounts, read_stage
+from data.prepare.documents import DomainCounts, read_selected, read_stage
+from data.prepare.duplicates.benchmarks import Contamination, read_benchmarks
+from data.prepare.duplicates.documents import DOCUMENTS, Found, read_found
+from data.prepare.duplicates.steps import chosen
 from data.prepare.inputs import Input, find_inputs, identify
 from data.prepare.output import check_replaceable, locked, publish
 from data.prepare.recipe import PrepareRecipe, content
@@ -28,7 +31,7 @@ from data.prepare.session import spark_session
 from data.prepare.stages import Stage, Stages, fingerprint_of
 from data.tokenizer import Tokenizer
 
-VERSION = 2  # of what a recipe means: raise it when the same recipe and inputs should give other data
+VERSION = 3  # of what a recipe means: raise it when the same recipe and inputs should give other data
 TOKENIZER_FOLDER = "tokenizer"
 DATASET = "dataset"  # in the folder of the shards' stage: what becomes recipe.output
 
@@ -50,13 +53,14 @@ def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = 
     check_replaceable(output)
     inputs = find_inputs(recipe.domains)
     tokenizer = tokens.fixed_tokenizer(recipe)
+    benchmarks = None if recipe.decontaminate is None else read_benchmarks(recipe.decontaminate)
     with locked(output) as work, _session(recipe, work, report, spark) as session:
         inputs = identify(inputs, work, session)
-        fingerprints = _fingerprints(recipe, inputs, tokenizer)
+        fingerprints = _fingerprints(recipe, inputs, tokenizer, benchmarks)
         if (kept := _up_to_date(output, *fingerprints)) is not None:
             report(f"{output} is up to date: nothing to do")
             return kept
-        job = _Job(recipe, inputs, fingerprints, Stages(work, VERSION), report)
+        job = _Job(recipe, inputs, benchmarks, fingerprints, Stages(work, VERSION), report)
         manifest, dataset = _run(job, session(), tokenizer)
         if (reused := job.stages.summary()) is not None:
             report(reused)
@@ -91,6 +95,7 @@ class _Job:
 
     recipe: PrepareRecipe
     inputs: list[Input]
+    benchmarks: Contamination | None  # the recipe's
     fingerprints: tuple[str, dict[str, str]]  # of the recipe; of each domain's input
     stages: Stages
     report: Report
@@ -103,12 +108,12 @@ def _run(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None) -> tuple[M
         f"{sum(item.bytes for item in job.inputs) / 1e6:,.1f} MB"
     )
     raw = [_read(job, spark, item) for item in job.inputs]
-    unique, counts = _select_documents(job, spark, raw)
-    encoding = _make_tokenizer(job, spark, tokenizer, unique, counts)
+    selected, counts = _select_documents(job, spark, raw)
+    encoding = _make_tokenizer(job, spark, tokenizer, selected, counts)
     tokenized = job.stages.make(
         "tokens",
-        [unique.fingerprint, encoding.fingerprint],
-        lambda folder: tokens.write_tokens(read_stage(spark, unique.folder), encoding.folder, folder),
+        [selected.fingerprint, encoding.fingerprint],
+        lambda folder: tokens.write_tokens(read_selected(spark, selected.folder), encoding.folder, folder),
     )
     manifest, dataset = _write_shards(job, spark, tokenized, counts, Tokenizer.load(encoding.folder))
     _write_quarantine(job, spark, raw, dataset)
@@ -124,14 +129,29 @@ def _select_documents(job: _Job, spark: SparkSession, raw: list[Stage]) -> tuple
         [_places(job, cleaned_stages), recipe.seed, recipe.heldout_fraction],
         partial(documents.write_unique, cleaned, recipe),
     )
-    counts = documents.count(cleaned, read_stage(spark, unique.folder), recipe)
+    selected, found = _deduplicate(job, spark, unique)
+    counts = documents.count(cleaned, read_selected(spark, selected.folder), found, recipe)
     documents.check(counts, recipe)
     for domain, of in counts.items():
         job.report(
             f"{domain}: {of.read:,} documents read, {sum(of.dropped.values()):,} dropped, "
             f"{of.duplicates:,} duplicates, {sum(of.kept.values()):,} kept ({of.kept.get('heldout', 0):,} held out)"
         )
-    return unique, counts
+        for step in of.deduplication:
+            edited = f", {step.edited:,} edited" if step.edited else ""
+            example = f" ({step.examples[0]})" if step.examples else ""
+            job.report(f"{domain}: {step.step}: {step.dropped:,} of {step.documents_in:,} dropped{edited}{example}")
+    return selected, counts
+
+
+def _deduplicate(job: _Job, spark: SparkSession, unique: Stage) -> tuple[Stage, dict[str, dict[str, Found]]]:
+    """Takes unique documents through the steps that the recipe asks for; what each did, by step and domain."""
+    selected, found = unique, {}
+    for step in chosen(job.recipe, job.benchmarks):
+        write = partial(step.write, read_stage(spark, selected.folder), report=job.report)
+        made = job.stages.make(step.name, [selected.fingerprint, step.depends_on], write)
+        selected, found[step.name] = Stage(made.fingerprint, made.folder / DOCUMENTS), read_found(made.folder)
+    return selected, found
 
 
 def _places(job: _Job, of_inputs: list[Stage]) -> Any:
@@ -173,7 +193,7 @@ def _write_quarantine(job: _Job, spark: SparkSession, raw: list[Stage], dataset:
 
 
 def _make_tokenizer(
-    job: _Job, spark: SparkSession, fixed: Tokenizer | None, unique: Stage, counts: dict[str, DomainCounts]
+    job: _Job, spark: SparkSession, fixed: Tokenizer | None, selected: Stage, counts: dict[str, DomainCounts]
 ) -> Stage:
     """The stage whose folder is the tokenizer's."""
     if fixed is not None:
@@ -183,10 +203,10 @@ def _make_tokenizer(
     def train(folder: Path) -> None:
         job.report(f"training a tokenizer of {choice.vocab_size or 0:,} tokens")
         sample = job.stages.scratch("sample")
-        documents.train_sample(read_stage(spark, unique.folder), counts, choice.train_on_mb, sample)
+        documents.train_sample(read_selected(spark, selected.folder), counts, choice.train_on_mb, sample)
         tokens.train_tokenizer(job.recipe, sample).save(folder)
 
-    return job.stages.make("tokenizer", [unique.fingerprint, content(choice)], train)
+    return job.stages.make("tokenizer", [selected.fingerprint, content(choice)], train)
 
 
 def _write_shards(
@@ -246,7 +266,7 @@ def _write_shards(
 
 
 def _fingerprints(
-    recipe: PrepareRecipe, inputs: list[Input], tokenizer: Tokenizer | None
+    recipe: PrepareRecipe, inputs: list[Input], tokenizer: Tokenizer | None, benchmarks: Contamination | None
 ) -> tuple[str, dict[str, str]]:
     """Of the recipe, and of each domain's inputs.
 
@@ -260,6 +280,8 @@ def _fingerprints(
         domain["cleaning"] = steps.resolved(recipe.cleaning_of(name))
         for source in domain["sources"]:
             del source["path"]
+    if benchmarks is not None:
+        means["decontaminate"]["benchmarks"] = benchmarks.fingerprint
     means["domains"] = list(means["domains"].items())
     means["version"] = VERSION
     of_inputs = {

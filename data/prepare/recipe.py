@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.prepare.cleaning import steps
+from data.prepare.duplicates.choices import Decontaminate, Deduplicate
 
 MAX_SHARD_MB = 2048  # MDS keeps offsets in 32 bits
 MASTERS = ("local", "spark://", "yarn", "k8s://")
@@ -131,6 +132,8 @@ class PrepareRecipe:
     heldout_fraction: float = 0.005  # of the documents, by hash; 0 holds nothing out
     # Steps in their order, each a name or {name: {option: value}}: docs/prepare.md has all of them.
     cleaning: list[Any] = field(default_factory=lambda: list(steps.DEFAULT), metadata={"named": steps.STEPS})
+    deduplicate: Deduplicate = field(default_factory=Deduplicate)  # docs/deduplication.md
+    decontaminate: Decontaminate | None = None
     tokenizer: TokenizerChoice = field(default_factory=TokenizerChoice)
     shard_size_mb: float = 64.0  # uncompressed
     compression: str | None = None  # such as zstd or zstd:7

@@ -64,6 +64,7 @@ def record_domain(
         cleaning=counts.cleaning,
         languages=dict(sorted(counts.languages.items(), key=lambda item: (-item[1], item[0]))),
         licences=counts.licences,
+        deduplication=counts.deduplication,
     )
 
 

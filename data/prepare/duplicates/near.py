@@ -55,6 +55,7 @@ def write(choice: NearDuplicates, documents: DataFrame, folder: Path, report: Re
     )
     write_repeats(kept(documents), members, scratch / "repeats")
     repeats = read(documents, scratch / "repeats")
+    report(f"near duplicates: dropping {repeats.count():,} documents")
     without(documents, repeats, STEP).write.parquet(spark_path(folder / DOCUMENTS))
     write_found(folder, _found(repeats, signatures))
     shutil.rmtree(scratch)

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from data.errors import DataError
 from data.prepare.duplicates import benchmarks, contamination, lines, minhash, near
-from data.prepare.duplicates.choices import Benchmark, Decontaminate, NearDuplicates, RepeatedLines
+from data.prepare.duplicates.choices import Benchmark, Decontaminate, Deduplicate, NearDuplicates, RepeatedLines
 from data.prepare.duplicates.components import connected_components
 from data.prepare.duplicates.documents import DOCUMENTS, read_found
-from data.prepare.recipe import SparkChoice
+from data.prepare.job import prepare
+from data.prepare.recipe import Domain, PrepareRecipe, Source, SparkChoice, TokenizerChoice, TokenizerKind
 from data.prepare.session import spark_session
 
 from corpus import QUICK
@@ -319,6 +320,51 @@ def test_mistakes_in_benchmarks_are_named(choice, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmarks, "MAX_NGRAMS", 20)
     with pytest.raises(DataError, match="more than 20 different runs of 13 words"):
         benchmarks.read_benchmarks(choice)
+
+
+def test_another_benchmark_is_another_step(choice, tmp_path):
+    before = benchmarks.read_benchmarks(choice).fingerprint
+    assert benchmarks.read_benchmarks(choice).fingerprint == before
+    (tmp_path / "law.txt").write_text(ANSWER)
+    assert benchmarks.read_benchmarks(choice).fingerprint != before
+
+
+def test_a_job_with_all_three_steps_accounts_for_every_document(spark, choice, tmp_path):
+    texts = real_texts(13, 200)
+    records = {
+        "web": [*texts[:6], f"{QUESTION} {texts[6]}", f"{texts[7]}\n{NOTICE}"],
+        "code": [*texts[8:], *(plant(text, 0.9, seed) for seed, text in enumerate(texts[:3], 1)), NOTICE, texts[0]],
+    }
+    for domain, of_domain in records.items():
+        lines_of = (json.dumps({"text": text, "origin": f"{i}"}) for i, text in enumerate(of_domain))
+        (tmp_path / f"{domain}.jsonl").write_text("\n".join(lines_of))
+    recipe = PrepareRecipe(
+        output=str(tmp_path / "dataset"),
+        domains={name: Domain([Source(str(tmp_path / f"{name}.jsonl"), origin_column="origin")]) for name in records},
+        max_seq_len=64,
+        heldout_fraction=0.0,
+        hashes=["sha1"],
+        deduplicate=Deduplicate(NearDuplicates(), RepeatedLines()),
+        decontaminate=choice,
+        tokenizer=TokenizerChoice(TokenizerKind.train, vocab_size=300),
+    )
+    said = []
+    manifest = prepare(recipe, said.append, spark)
+    web, code = manifest.domains["web"], manifest.domains["code"]
+    steps = [near.STEP, lines.STEP, contamination.STEP]
+    for domain in (web, code):
+        assert [record.step for record in domain.deduplication] == steps
+        before = domain.documents_read - domain.duplicates
+        for record in domain.deduplication:
+            assert record.documents_in == before == record.documents_out + record.dropped
+            assert domain.dropped[record.step] == record.dropped
+            before = record.documents_out
+        assert before == domain.splits["train"].documents
+    assert [record.dropped for record in web.deduplication] == [0, 0, 1]
+    assert [record.dropped for record in code.deduplication] == [3, 1, 0] and code.duplicates == 1
+    assert web.deduplication[2].counts == {"sums": 1} and code.deduplication[1].counts == {"lines": 1}
+    assert any(line.startswith("code: near_duplicate: 3 of 9 dropped (") for line in said), said
+    assert prepare(recipe, said.append, spark) == manifest and "is up to date" in said[-1]
 
 
 def test_a_good_choice_has_no_problems():
