@@ -1,0 +1,89 @@
+"""The commands of --print-submit, as printed, on a real standalone cluster: two workers that have none of our code."""
+
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import tarfile
+from pathlib import Path
+
+import pyspark
+import pytest
+from omegaconf import OmegaConf
+
+from data.prepare.recipe import SparkChoice
+
+from corpus import QUICK, recipe, same_files, write_corpus
+
+ROOT = Path(__file__).parents[3]
+SPARK_CLASS = Path(pyspark.__file__).parent / "bin" / "spark-class"
+DEPLOY = "org.apache.spark.deploy"
+CLIENT_JVM = "-XX:TieredStopAtLevel=1"
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The master's address; each worker has a core and leaves its executors' folders in tmp_path/workers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"spark://127.0.0.1:{port}"
+    here = ["--host", "127.0.0.1", "--webui-port", "0"]
+    size = ["--cores", "1", "--memory", "1g", "--work-dir", f"{tmp_path}/workers"]
+    worker = [f"{DEPLOY}.worker.Worker", *here, *size, url]
+    daemons = [[f"{DEPLOY}.master.Master", *here, "--port", str(port)], worker, worker]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env |= {"SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS": CLIENT_JVM, "SPARK_LOCAL_IP": "127.0.0.1"}
+    quiet = {"cwd": tmp_path, "env": env, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    processes = [subprocess.Popen([SPARK_CLASS, *daemon], **quiet) for daemon in daemons]
+    yield url
+    for process in reversed(processes):
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def pack_environment(path):
+    """As little as passes for an environment: a link to Python, and a line that says where its packages lie.
+
+    That line does not lead to this checkout, which lies in the real environment by way of another one.
+    """
+    folder = path.parent / "small"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    (folder / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).resolve().parent}\n")
+    packages = folder / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, ".")
+
+
+def test_a_cluster_writes_the_same_bytes_as_this_machine(cluster, tmp_path):
+    write_corpus(tmp_path)
+    conf = {
+        "spark.driver.host": "127.0.0.1",
+        "spark.executor.memory": "512m",
+        "spark.executor.defaultJavaOptions": CLIENT_JVM,
+        "spark.sql.shuffle.partitions": "2",
+        **QUICK,
+    }
+    domains = {"code": recipe(tmp_path, tmp_path).domains["code"]}
+    there = recipe(tmp_path, tmp_path / "there", domains=domains, spark=SparkChoice(cluster, "512m", conf))
+    here = recipe(tmp_path, tmp_path / "here", domains=domains)
+    for name, each in (("there.yaml", there), ("here.yaml", here)):
+        (tmp_path / name).write_text(OmegaConf.to_yaml(OmegaConf.structured(each)))
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    brickyard = [sys.executable, "-m", "launch", "prepare"]
+    run = {"cwd": tmp_path, "env": env, "check": True, "text": True, "timeout": 300}
+    said = subprocess.run([*brickyard, "there.yaml", "--print-submit"], **run, stdout=subprocess.PIPE).stdout
+    pack_packages, pack_code, submit = said.splitlines()
+    assert pack_packages.startswith(f"tar -czf environment.tar.gz -C {sys.prefix}")
+    pack_environment(tmp_path / "environment.tar.gz")  # the real one is gigabytes
+    subprocess.run(pack_code, shell=True, **run)
+    said = subprocess.run(submit, shell=True, **run, stdout=subprocess.PIPE).stdout
+    assert "is ready" in said
+    executors = sorted(path.parents[2].name for path in (tmp_path / "workers").glob("app-*/*/environment/bin/python"))
+    assert len(executors) == 2, "both workers ran tasks with what was sent to them"
+    subprocess.run([*brickyard, "here.yaml"], **run)
+    assert same_files(tmp_path / "here", tmp_path / "there")
