@@ -245,7 +245,7 @@ def _write_shards(
         max_seq_len=recipe.max_seq_len,
         token_dtype=dtype,
         seed=recipe.seed,
-        heldout_fraction=recipe.heldout_fraction,
+        heldout_fraction=float(recipe.heldout_fraction),  # of Python code that calls this, it may be 0
         tokenizer=TokenizerRecord(
             name=tokenizer.name,
             vocab_size=tokenizer.vocab_size,
