@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 from data.prepare import submit
 from data.prepare.job import prepare
 from data.prepare.recipe import PrepareRecipe
+from train.errors import Terminated
 from train.reader import RecipeSource, read_recipe
 
 
@@ -21,5 +23,6 @@ def prepare_command(path: Path, overrides: Sequence[str], print_submit: bool = F
         script = Path(__file__).parent / "__main__.py"
         print("\n".join(submit.commands(recipe.spark, script, ["prepare", str(path), *overrides])))
         return 0
+    signal.signal(signal.SIGTERM, Terminated.on_signal)
     prepare(recipe, lambda line: print(f"prepare: {line}", flush=True))
     return 0

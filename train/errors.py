@@ -34,7 +34,7 @@ class RunFailed(Exception):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM before the first step, when there is nothing to save."""
+    """SIGTERM where nothing is left to save: before the first step of a run, and in a preparation."""
 
     @classmethod
     def on_signal(cls, number: int, frame: FrameType | None) -> NoReturn:
