@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 DEMO := yamls/demo
 
-.PHONY: help setup demo test soak check format lock clean
+.PHONY: help setup demo test test-cluster soak check format lock clean
 .DEFAULT_GOAL := help
 
 help: ## say what each target does
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## make .venv and install the locked stack (about 6 GB on disk)
 
@@ -48,6 +48,9 @@ format: setup ## let ruff rewrite the code
 
 test: setup ## run every test
 	$(BIN)/python -m pytest
+
+test-cluster: setup ## run the tests that start a Spark cluster on this machine
+	$(BIN)/python -m pytest -m cluster
 
 soak: setup ## kill and resume a small run on random layouts for MINUTES (10) minutes
 	$(BIN)/python tests/train/soak.py $(or $(MINUTES),10)

@@ -38,7 +38,8 @@ class ShardRecord:
 class SplitRecord:
     """One domain's train or held-out samples.
 
-    `samples * max_seq_len == tokens + padding_tokens`; padding lies only at the end of the last sample.
+    `samples * max_seq_len == tokens + padding_tokens`; padding lies only at samples' ends: at that of the last one if
+    documents are concatenated.
     """
 
     documents: int

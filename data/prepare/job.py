@@ -13,12 +13,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from data.errors import DataError
 from data.manifest import SPLITS, Manifest, TokenizerRecord, verify
-from data.prepare import documents, quarantine, record, shards, sources, tokens
+from data.prepare import documents, placing, quarantine, record, shards, sources, tokens
 from data.prepare.cleaning import steps
 from data.prepare.documents import DomainCounts, read_selected, read_stage
 from data.prepare.duplicates.benchmarks import Contamination, read_benchmarks
@@ -26,8 +26,9 @@ from data.prepare.duplicates.documents import DOCUMENTS, Found, read_found
 from data.prepare.duplicates.steps import chosen
 from data.prepare.inputs import Input, find_inputs, identify
 from data.prepare.output import check_replaceable, locked, publish
-from data.prepare.recipe import PrepareRecipe, content
-from data.prepare.session import spark_session
+from data.prepare.recipe import Packing, PrepareRecipe, content
+from data.prepare.session import divide_shuffles, spark_session
+from data.prepare.shards import Places
 from data.prepare.stages import Stage, Stages, fingerprint_of
 from data.tokenizer import Tokenizer
 
@@ -103,6 +104,7 @@ class _Job:
 
 def _run(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None) -> tuple[Manifest, Path]:
     """The manifest, and the folder of what it speaks of."""
+    divide_shuffles(spark, sum(item.bytes for item in job.inputs))
     job.report(
         f"reading and cleaning {sum(item.file_count for item in job.inputs):,} files, "
         f"{sum(item.bytes for item in job.inputs) / 1e6:,.1f} MB"
@@ -219,16 +221,17 @@ def _write_shards(
     in_order = {
         (domain, split): sums[domain, split] for domain in counts for split in SPLITS if (domain, split) in sums
     }
-    layout = shards.plan(in_order, recipe.max_seq_len, dtype, tokenizer.end_of_text, recipe.shard_size_mb)
+    placed, samples = _place(job, spark, tokenized, in_order)
+    layout = shards.plan(samples, recipe.max_seq_len, dtype, tokenizer.end_of_text, recipe.shard_size_mb)
 
     def write(folder: Path) -> None:
         job.report(f"writing {sum(sums.values()):,} tokens to {layout.shards:,} shards")
         writer = shards.Writer(folder / DATASET, recipe.compression, recipe.hashes)
-        shards.write(rows, layout, writer, folder / "written")
+        shards.write(placed, layout, writer, folder / "written")
         for left_by_a_lost_task in (folder / DATASET).glob(f"*/*/{shards.ATTEMPT}*"):
             shutil.rmtree(left_by_a_lost_task)
 
-    format = [recipe.max_seq_len, recipe.shard_size_mb, recipe.compression, recipe.hashes]
+    format = [recipe.packing.value, recipe.max_seq_len, recipe.shard_size_mb, recipe.compression, recipe.hashes]
     stage = job.stages.make("shards", [tokenized.fingerprint, list(counts), format], write, whole=DATASET)
     dataset, written = stage.folder / DATASET, read_stage(spark, stage.folder / "written")
     splits = record.record_splits(written, layout, counts, dataset)
@@ -263,6 +266,21 @@ def _write_shards(
         input_fingerprints=job.fingerprints[1],
     )
     return manifest, dataset
+
+
+def _place(job: _Job, spark: SparkSession, tokenized: Stage, tokens: Places) -> tuple[DataFrame, Places]:
+    """Documents with their places, and how many samples each split has; `tokens`: of each split."""
+    length = job.recipe.max_seq_len
+    rows = read_stage(spark, tokenized.folder)
+    if job.recipe.packing is Packing.concatenate:
+        return placing.concatenated(rows), {split: -(-number // length) for split, number in tokens.items()}
+    job.report("packing documents")
+    stage = job.stages.make(
+        "packed", [tokenized.fingerprint, length], lambda folder: placing.write_places(rows, length, folder)
+    )
+    places = read_stage(spark, stage.folder)
+    samples = placing.samples_of_splits(places)
+    return placing.best_fitting(rows, places, length), {split: samples[split] for split in tokens}
 
 
 def _fingerprints(

@@ -1,4 +1,6 @@
-"""Concatenate and split, as arithmetic: a split is one stream of tokens, in which every document has an offset.
+"""Packing as arithmetic: a split is one stream of tokens, in which every document, or piece of one, has an offset.
+
+Concatenated, documents follow one another and are cut where a sample ends; `best_fit.py` leaves gaps instead.
 
 Sample s is the stream's tokens [s * length, (s + 1) * length), and a shard is a run of samples. So which tokens a shard
 holds follows from offsets alone: any task may cut any document into pieces, in any order, and no remainder is carried
@@ -25,26 +27,25 @@ def cut(offset: int, count: int, shard_tokens: int) -> Iterator[tuple[int, int, 
 
 def assemble(
     pieces: Iterable[tuple[int, np.ndarray]], first: int, length: int, end_of_text: int
-) -> tuple[np.ndarray, int]:
-    """The samples of one shard, [samples, length], and how many tokens of padding end the last one.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The samples of one shard, [samples, length], and which of their tokens are documents', bool [samples, length].
 
-    `pieces` are (offset in the stream, tokens) in the stream's order; `first` is the shard's first offset. Padding is
-    end-of-text; since no document is empty, an end-of-text that follows another is always padding.
+    `pieces` are (offset in the stream, tokens) in the stream's order; `first` is the shard's first offset. Where the
+    stream has a gap, and after its end, is padding: end-of-text. Since no piece is an end-of-text alone, one that
+    follows another is always padding.
     """
-    offset, parts = first, []
-    for start, tokens in pieces:
-        assert start == offset, f"a gap in the stream: the piece at {start} should begin at {offset}"
-        parts.append(tokens)
-        offset += len(tokens)
-    padding = (first - offset) % length
-    parts.append(np.full(padding, end_of_text, dtype=parts[0].dtype))
-    return np.concatenate(parts).reshape(-1, length), padding
+    placed = [(start - first, tokens) for start, tokens in pieces]
+    end = placed[-1][0] + len(placed[-1][1])
+    size = end + -end % length
+    samples = np.full(size, end_of_text, dtype=placed[0][1].dtype)
+    real = np.zeros(size, dtype=bool)
+    for start, tokens in placed:
+        here = slice(start, start + len(tokens))
+        assert not real[here].any(), f"two pieces overlap at {first + start}"
+        samples[here], real[here] = tokens, True
+    return samples.reshape(-1, length), real.reshape(-1, length)
 
 
-def targets(samples: np.ndarray, padding: int) -> np.ndarray:
+def targets(samples: np.ndarray, real: np.ndarray) -> np.ndarray:
     """What a model is trained to predict: every token but each sample's first and the padding, flattened."""
-    is_target = np.ones(samples.shape, dtype=bool)
-    is_target[:, 0] = False
-    flat, mask = samples.ravel(), is_target.ravel()
-    end = len(flat) - padding
-    return flat[:end][mask[:end]]
+    return samples[:, 1:][real[:, 1:]]

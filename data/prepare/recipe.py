@@ -15,6 +15,13 @@ MASTERS = ("local", "spark://", "yarn", "k8s://")
 MIN_VOCAB_SIZE = 257  # every byte, and the end of text
 
 
+class Packing(Enum):
+    """How documents fill samples."""
+
+    concatenate = "concatenate"  # one after the other, cut where a sample ends: no padding
+    best_fit = "best_fit"  # none that fits into a sample is cut; some padding
+
+
 class SourceFormat(Enum):
     """How what lies at a source's path is read; a suffix .gz, .bz2 or .zst of jsonl, text or csv is uncompressed."""
 
@@ -128,6 +135,7 @@ class PrepareRecipe:
     output: str = ""
     domains: dict[str, Domain] = field(default_factory=dict)  # the first of two domains keeps a document both have
     max_seq_len: int = 2048
+    packing: Packing = Packing.concatenate
     seed: int = 17  # of the order of documents; the held-out split does not depend on it
     heldout_fraction: float = 0.005  # of the documents, by hash; 0 holds nothing out
     # Steps in their order, each a name or {name: {option: value}}: docs/prepare.md has all of them.

@@ -19,6 +19,7 @@ from data.prepare import code_archive
 from data.prepare.recipe import SparkChoice
 
 OLDEST_JAVA = 17
+SHUFFLE_PART_BYTES = 64 << 20  # of the input
 LOG_FILE = "spark.log"
 SPARK_ERRORS = (PySparkException, Py4JJavaError)  # the second: those that PySpark has no class for
 LOG_SETTINGS = """\
@@ -77,6 +78,15 @@ def spark_session(choice: SparkChoice, scratch: Path) -> Iterator[SparkSession]:
         yield spark
     finally:
         spark.stop()
+
+
+def divide_shuffles(spark: SparkSession, input_bytes: int) -> None:
+    """Into as many parts as the input asks for, unless the session's settings say how many: Spark's own 200 are too
+    many for megabytes and too few for terabytes. The result is the same."""
+    key = "spark.sql.shuffle.partitions"
+    if key not in dict(spark.sparkContext.getConf().getAll()):
+        least = 2 * spark.sparkContext.defaultParallelism
+        spark.conf.set(key, str(max(least, input_bytes // SHUFFLE_PART_BYTES)))
 
 
 def _start(builder: SparkSession.Builder, log: Path) -> SparkSession:

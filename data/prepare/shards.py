@@ -1,4 +1,4 @@
-"""Tokens to MDS shards: lay documents out in one stream per split, bring each shard's pieces together, write it."""
+"""Placed tokens to MDS shards: bring each shard's pieces together, write it."""
 
 import json
 import shutil
@@ -12,16 +12,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from data.manifest import folder_of
 from data.prepare import packing
-from data.prepare.hashed import BITS, leading_bits
 from data.prepare.session import spark_path
 
-# A bucket is what one task sorts. Keys are uniform, so equal ranges of keys hold about equal numbers of tokens.
-BUCKET_TOKENS = 16_000_000
+Places = dict[tuple[str, str], int]  # (domain, split) -> a number of something
 MDS_OFFSET_BYTES = 4  # per sample, in a shard's header
 ATTEMPT = ".attempt-"  # begins the name of the folder that a task writes a shard in
 PIECES = "shard long, offset long, tokens binary"
@@ -60,22 +58,25 @@ class Writer:
     hashes: list[str]
 
 
-def plan(tokens: dict[tuple[str, str], int], max_seq_len: int, dtype: str, end_of_text: int, shard_mb: float) -> Layout:
-    """Divides the splits' tokens into shards of at most `shard_mb`, of one sample at least."""
+def plan(samples: Places, max_seq_len: int, dtype: str, end_of_text: int, shard_mb: float) -> Layout:
+    """Divides the splits' samples into shards of at most `shard_mb`, of one sample at least."""
     sample_bytes = max_seq_len * np.dtype(dtype).itemsize + MDS_OFFSET_BYTES
     samples_per_shard = max(1, int(shard_mb * 2**20) // sample_bytes)
     first_shard, number = {}, 0
-    for place, count in tokens.items():
+    for place, count in samples.items():
         first_shard[place] = number
-        number += -(-count // (max_seq_len * samples_per_shard))
+        number += -(-count // samples_per_shard)
     return Layout(max_seq_len, samples_per_shard, dtype, end_of_text, first_shard, number)
 
 
-def write(tokens: DataFrame, layout: Layout, writer: Writer, folder: Path) -> None:
-    """Writes every shard, and into `folder` one row per shard (columns: WRITTEN)."""
-    pieces = _placed(tokens).mapInArrow(partial(_cut_batches, layout=layout), PIECES)
+def write(placed: DataFrame, layout: Layout, writer: Writer, folder: Path) -> None:
+    """Writes every shard, and into `folder` one row per shard (columns: WRITTEN).
+
+    `placed`: tokenized documents with the places of their pieces, from placing.py.
+    """
+    pieces = placed.mapInArrow(partial(_cut_batches, layout=layout), PIECES)
     # Each task that writes imports streaming, and with it torch, so tasks are few; a task writes its shards one by one.
-    tasks = min(layout.shards, 2 * tokens.sparkSession.sparkContext.defaultParallelism)
+    tasks = min(layout.shards, 2 * placed.sparkSession.sparkContext.defaultParallelism)
     by_shard = pieces.repartitionById(tasks, (F.col("shard") % tasks).cast("int")).sortWithinPartitions(
         "shard", "offset"
     )
@@ -89,31 +90,16 @@ def write_index(folder: Path, entries: Iterable[dict[str, Any]]) -> None:
     (folder / "index.json").write_text(json.dumps({"version": 2, "shards": list(entries)}, sort_keys=True) + "\n")
 
 
-def _placed(tokens: DataFrame) -> DataFrame:
-    """Tokenized documents with `offset`, their first token's place in their split's stream, in the order of keys."""
-    total = tokens.agg(F.sum("count")).first()[0]  # type: ignore[index]
-    buckets = max(1, -(-total // BUCKET_TOKENS))
-    tokens = tokens.withColumn("bucket", F.shiftright(leading_bits(F.col("key")) * F.lit(buckets), BITS))
-    split = Window.partitionBy("domain", "split")
-    before = Window.unboundedPreceding, -1
-    sizes = tokens.groupBy("domain", "split", "bucket").agg(F.sum("count").alias("size"))
-    start = F.coalesce(F.sum("size").over(split.orderBy("bucket").rowsBetween(*before)), F.lit(0))
-    starts = sizes.select("domain", "split", "bucket", start.alias("start"))
-    bucket = Window.partitionBy("domain", "split", "bucket").orderBy("key").rowsBetween(*before)
-    within = F.coalesce(F.sum("count").over(bucket), F.lit(0))
-    placed = tokens.withColumn("within", within).join(F.broadcast(starts), ["domain", "split", "bucket"])
-    return placed.select("domain", "split", (F.col("start") + F.col("within")).alias("offset"), "tokens")
-
-
 def _cut_batches(batches: Iterator[pa.RecordBatch], layout: Layout) -> Iterator[pa.RecordBatch]:
     width = np.dtype(layout.dtype).itemsize
     for batch in batches:
         rows = []
         for row in batch.to_pylist():
             first = layout.first_shard[row["domain"], row["split"]]
-            data = row["tokens"]
-            for shard, start, stop in packing.cut(row["offset"], len(data) // width, layout.shard_tokens):
-                rows.append((first + shard, row["offset"] + start, data[start * width : stop * width]))
+            for piece in row["pieces"]:
+                for shard, start, stop in packing.cut(piece["offset"], piece["count"], layout.shard_tokens):
+                    here = slice((piece["start"] + start) * width, (piece["start"] + stop) * width)
+                    rows.append((first + shard, piece["offset"] + start, row["tokens"][here]))
         yield _batch(rows, pa.schema([("shard", pa.int64()), ("offset", pa.int64()), ("tokens", pa.binary())]))
 
 
@@ -133,12 +119,13 @@ def _write_batches(batches: Iterator[pa.RecordBatch], layout: Layout, writer: Wr
     )
     for shard, pieces in groupby(rows, key=lambda row: row[0]):
         domain, split, number = layout.split_of(shard)
-        samples, padding = packing.assemble(
+        samples, real = packing.assemble(
             (piece[1:] for piece in pieces), number * layout.shard_tokens, layout.max_seq_len, layout.end_of_text
         )
         entry = _write_shard(samples, number, writer, writer.output / folder_of(domain, split))
-        ids, counts = np.unique(packing.targets(samples, padding), return_counts=True)
-        row = (shard, len(samples), samples.size - padding, padding, json.dumps(entry), ids.tolist(), counts.tolist())
+        ids, counts = np.unique(packing.targets(samples, real), return_counts=True)
+        tokens = int(real.sum())
+        row = (shard, len(samples), tokens, real.size - tokens, json.dumps(entry), ids.tolist(), counts.tolist())
         yield _batch([row], schema)
 
 

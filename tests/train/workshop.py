@@ -16,6 +16,9 @@ from data.prepare.recipe import (
     TokenizerKind,
 )
 
+# Java's compilers are most of the cost of so small a job.
+QUICK = {"spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1", "spark.sql.codegen.wholeStage": "false"}
+
 RECIPE = """\
 run_name: test
 run_root: {root}/runs
@@ -72,7 +75,7 @@ def make_workshop(root: Path) -> SimpleNamespace:
             cleaning=["unicode", {"characters": {"min": 20}}],
             tokenizer=TokenizerChoice(kind=TokenizerKind.train, vocab_size=512),
             shard_size_mb=0.02,
-            spark=SparkChoice(master="local[2]", driver_memory="1g"),
+            spark=SparkChoice("local[2]", "1g", QUICK),
         ),
         lambda line: None,
     )

@@ -59,6 +59,7 @@ def pack_environment(path):
         archive.add(folder, ".")
 
 
+@pytest.mark.cluster
 def test_a_cluster_writes_the_same_bytes_as_this_machine(cluster, tmp_path):
     write_corpus(tmp_path)
     conf = {

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.prepare import packing
+from data.prepare import best_fit, packing
 from data.prepare.shards import plan
 
 END = 9
@@ -29,16 +29,18 @@ def test_pieces_assemble_to_the_stream(lengths, length, samples_per_shard, shuff
         for shard, start, stop in packing.cut(int(offset), len(document), shard_tokens)
     ]
     shuffler.shuffle(pieces)
-    layout = plan({("a", "train"): len(stream)}, length, "uint16", END, samples_per_shard * (length * 2 + 4) / 2**20)
+    samples_in_all = -(-len(stream) // length)
+    layout = plan({("a", "train"): samples_in_all}, length, "uint16", END, samples_per_shard * (length * 2 + 4) / 2**20)
     assert layout.samples_per_shard == samples_per_shard
     samples, target_total = [], 0
     for shard in range(layout.shards):
         own = sorted((offset, tokens) for number, offset, tokens in pieces if number == shard)
-        rows, padding = packing.assemble(own, shard * shard_tokens, length, END)
+        rows, real = packing.assemble(own, shard * shard_tokens, length, END)
+        padding = int((~real).sum())
         last = shard == layout.shards - 1
         assert rows.dtype == np.uint16 and (last or (padding == 0 and len(rows) == samples_per_shard))
         samples.append(rows)
-        target_total += len(packing.targets(rows, padding))
+        target_total += len(packing.targets(rows, real))
     packed = np.concatenate(samples).ravel()
     assert (packed[: len(stream)] == stream).all()
     assert len(packed) - len(stream) == padding < length and (packed[len(stream) :] == END).all()
@@ -53,12 +55,40 @@ def test_a_document_is_cut_at_every_shard_boundary_it_crosses():
 
 def test_targets_leave_out_first_tokens_and_padding_only():
     samples = np.array([[1, 2, 3], [4, END, END]])
-    assert packing.targets(samples, padding=1).tolist() == [2, 3, END]
-    assert packing.targets(samples, padding=0).tolist() == [2, 3, END, END]
+    real = np.array([[True, True, True], [True, True, False]])
+    assert packing.targets(samples, real).tolist() == [2, 3, END]
+    assert packing.targets(samples, np.ones_like(real)).tolist() == [2, 3, END, END]
+
+
+def test_gaps_are_padding():
+    pieces = [(20, np.array([1, END])), (24, np.array([2, 3, 4, 5])), (28, np.array([6, END]))]
+    samples, real = packing.assemble(pieces, 20, 4, END)
+    assert samples.tolist() == [[1, END, END, END], [2, 3, 4, 5], [6, END, END, END]]
+    assert real.tolist() == [[True, True, False, False], [True] * 4, [True, True, False, False]]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(4, 24))
+def test_best_fit_places_every_token_once_and_cuts_only_what_is_longer(counts, capacity):
+    cuts = [best_fit.cut(count, capacity) for count in counts]
+    for count, pieces in zip(counts, cuts, strict=True):
+        assert sum(pieces) == count and (len(pieces) == 1) == (count <= capacity)
+        assert max(pieces) <= capacity and (len(pieces) == 1 or min(pieces) >= best_fit.SHORTEST)
+        assert len(pieces) == -(-count // capacity)
+    lengths = np.array([piece for pieces in cuts for piece in pieces])
+    samples, positions = best_fit.pack(lengths, capacity)
+    used = np.zeros((samples.max() + 1, capacity), int)
+    for length, sample, position in zip(lengths, samples, positions, strict=True):
+        assert position + length <= capacity
+        used[sample, position : position + length] += 1
+    assert used.max() == 1 and used.any(axis=1).all()
+    assert (np.diff(used, axis=1) <= 0).all()  # padding comes last
+    free = capacity - used.sum(axis=1)
+    for first in np.flatnonzero(positions == 0):  # a sample is opened for what no earlier one has room for
+        assert (free[: samples[first]] < lengths[first]).all()
 
 
 def test_shards_of_all_splits_are_numbered_through():
-    counts = {("a", "train"): 100, ("a", "heldout"): 1, ("b", "train"): 41}
+    counts = {("a", "train"): 10, ("a", "heldout"): 1, ("b", "train"): 5}
     layout = plan(counts, 10, "uint32", END, 2 * 44 / 2**20)
     assert (layout.samples_per_shard, layout.shards) == (2, 5 + 1 + 3)
     places = [layout.split_of(shard) for shard in range(layout.shards)]
