@@ -60,4 +60,4 @@ lock: ## compile requirements.lock anew from pyproject.toml
 	  --no-header -o requirements.lock
 
 clean: ## remove what the demo made; keeps .venv
-	rm -rf corpus/demo datasets/demo runs/demo .pytest_cache .ruff_cache
+	rm -rf corpus/demo datasets/demo datasets/.demo.* runs/demo .pytest_cache .ruff_cache

@@ -50,7 +50,8 @@ def check(raw: DataFrame, item: Input) -> None:
 def write(raw: DataFrame, folder: Path) -> int:
     """Writes what of `raw` (records of all sources, with their domains) can't be read, and says how much it is.
 
-    Parquet of domain, source, file, reason, record, the same bytes on any number of cores.
+    Parquet of domain, source, file, reason, record: the same rows in the same files on any number of cores. Their bytes
+    have been seen to differ between a cluster and one machine, in a few of Parquet's own numbers.
     """
     bad = raw.where(F.col("dropped").isNotNull())
     bad = bad.select("domain", "source", "file", F.col("dropped").alias("reason"), "record")

@@ -52,9 +52,8 @@ class Source:
     licence_column: str | None = None
     time_column: str | None = None
     sample: float = 1.0  # the fraction of records that is read: those of the smallest hashes
-    limit: int | None = (
-        None  # the most records that are read, those of the smallest hashes; copies of the last come along
-    )
+    # The most records that are read, those of the smallest hashes; copies of the last come along.
+    limit: int | None = None
     max_quarantined: float = 0.01  # of its records, and of its files, that may be unreadable before the job stops
 
     def problems(self) -> Iterator[tuple[str, str]]:

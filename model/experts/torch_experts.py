@@ -6,8 +6,8 @@ because autograd over slices keeps and touches several times the memory; rows ar
 rather than kept. `benchmarks/experts.py` holds it against dense GEMMs of the same FLOPs and transformers' `DbrxFFN`.
 
 On one core of an AMD EPYC, fp32, 16 experts, top 4, forward and backward took 1.00 to 1.10 times as long as the dense
-GEMMs at d_model 256 and 512 and 1.08 and 1.16 times at 128, where `DbrxFFN` took 1.16 to 1.37. What is left is no GEMM:
-at 128 the three exponentials and the products beside them alone are 8% of the GEMMs' time.
+GEMMs at d_model 256 and 512 and 1.08 and 1.16 times at 128; on two cores 1.08 to 1.15 and 1.20 to 1.25. What is left is
+no GEMM: at 128 the three exponentials and the products beside them alone are 8% of the GEMMs' time.
 """
 
 from collections.abc import Iterator

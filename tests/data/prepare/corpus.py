@@ -138,7 +138,7 @@ def same_files(one, two):
 
 
 def content(file):
-    """Of Parquet its rows: how it writes a run of one is not always the same."""
+    """Of Parquet its rows: a cluster wrote a few other bytes than one machine, and it is not known why."""
     return pq.read_table(file).to_pylist() if file.suffix == ".parquet" else file.read_bytes()
 
 
