@@ -91,11 +91,13 @@ def die_while_saving(step: int, before: str = "publish") -> Prepare:
 
 
 class Killer:
-    """Picklable, so that it can be sent to the child."""
+    """Picklable, so that it can be sent to the child. Signals every process that comes there, or one rank alone."""
 
-    def __init__(self, step: int, before: str) -> None:
+    def __init__(self, step: int, before: str, number: int = signal.SIGKILL, rank: str | None = None) -> None:
         self.step = step
         self.before = before
+        self.number = number
+        self.rank = rank
 
     def __call__(self) -> None:
         from train.checkpoints import writing
@@ -103,8 +105,8 @@ class Killer:
         do, name = getattr(writing, self.before), f"ba{self.step:08d}"
 
         def do_or_die(*arguments: Any) -> Any:
-            if any(name in str(argument) for argument in arguments):
-                os.kill(os.getpid(), signal.SIGKILL)
+            if any(name in str(argument) for argument in arguments) and self.rank in (None, os.environ["RANK"]):
+                os.kill(os.getpid(), self.number)
             return do(*arguments)
 
         setattr(writing, self.before, do_or_die)

@@ -14,7 +14,7 @@ import pytest
 
 from train.callbacks.metrics_file import iterate_rows
 
-from processes import brickyard, finish, start
+from processes import Killer, brickyard, finish, start
 
 TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
 OPTIONS = ("max_duration=40ba", "save_interval=5ba", "eval_interval=20ba", "wandb.mode=disabled")
@@ -25,6 +25,12 @@ def hurry() -> None:
     import launch.local
 
     launch.local.GRACE = 1.0
+
+
+def hang_in_save() -> None:
+    """Rank 1 stops in the save of step 30, which rank 0 then waits for."""
+    hurry()
+    Killer(30, "write_tensors", signal.SIGSTOP, rank="1")()
 
 
 def children(parent: int) -> Iterator[int]:
@@ -88,9 +94,12 @@ def test_whatever_happens_to_a_rank_the_run_goes_on(workshop: SimpleNamespace) -
     assert spoil(15, 1, signal.SIGTERM) == 128 + signal.SIGTERM  # which one rank has, and all heed
     assert "which is saved" in log.read_text()
     assert spoil(18, None, signal.SIGKILL) == -signal.SIGKILL
-    assert spoil(26, 1, signal.SIGSTOP, "dist_timeout=30") == 1
+    assert spoil(27, 1, signal.SIGSTOP, "dist_timeout=12") == 1
     assert "another rank has not answered for dist_timeout seconds" in log.read_text()
     assert "Traceback (most recent call last)" in (run / "logs" / "rank0.log").read_text()  # where it waited
+    log.unlink()
+    assert brickyard([*command(workshop, "spoilt"), "dist_timeout=12"], log, before=hang_in_save) == [1]
+    assert "nothing has happened for 14.4 seconds" in log.read_text()  # a save may wait for long, a run in it may not
     assert brickyard(command(workshop, "spoilt"), log) == [0]
     assert brickyard(command(workshop, "whole"), workshop.root / "whole.log") == [0]
     assert rows(run) == rows(workshop.root / "runs" / "whole")

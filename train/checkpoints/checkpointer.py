@@ -54,7 +54,7 @@ class Checkpointer(Callback):
         asynchronous: write files beside training; if not, each save is waited for.
         say: takes a line for the console.
         before_save: called one after another on every rank before a checkpoint is written.
-        while_waiting: called every second that this process waits for a save.
+        while_waiting: called every second that training waits for a save.
     """
 
     def __init__(
@@ -107,9 +107,10 @@ class Checkpointer(Callback):
             self._saving.wait_for_copy()
 
     def close(self, state: State, logger: Logger) -> None:
-        """However the run ends, what is half written is written to its end."""
+        """However the run ends, what is half written is written to its end; if another rank has gone silent in it, the
+        watchdog's clock runs meanwhile."""
         if self._saving:
-            self._saving.wait(self.while_waiting)
+            self._saving.wait()
 
     def save_unless_saved(self, state: State) -> None:
         """Save this step, unless it has just been saved, and wait until it is on the disk.
@@ -215,7 +216,7 @@ class Saving:
         """Returns when the tensors may change."""
         self._copied.wait()
 
-    def wait(self, meanwhile: Callable[[], None]) -> BaseException | None:
+    def wait(self, meanwhile: Callable[[], None] = lambda: None) -> BaseException | None:
         """Returns what it ended with, if that is an error; calls `meanwhile` every second."""
         while self._thread.is_alive():
             self._thread.join(timeout=1)
