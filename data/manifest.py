@@ -183,6 +183,19 @@ class Manifest:
         (Path(folder) / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def has_grown(before: Manifest, now: Manifest) -> bool:
+    """Whether one dataset is the other with shards after those of its splits, or with more domains: then every sample
+    that it held is in its old place."""
+    if (before.max_seq_len, before.token_dtype, before.tokenizer) != (now.max_seq_len, now.token_dtype, now.tokenizer):
+        return False
+    for domain, record in before.domains.items():
+        for split, old in record.splits.items():
+            new = now.domains[domain].splits.get(split) if domain in now.domains else None
+            if new is None or new.shards[: len(old.shards)] != old.shards:
+                return False
+    return True
+
+
 def folder_of(domain: str, split: str) -> str:
     """Where a split's index.json and shards lie, relative to the dataset's folder."""
     assert split in SPLITS, split

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
-from data.manifest import FILE, INDEX, Manifest, file_sizes, split_folders, verify_index
+from data.manifest import FILE, INDEX, Manifest, SplitRecord, file_sizes, has_grown, split_folders, verify_index
 from data.tokenizer import ENCODING_FILE, RANKS_FILE
 
 
@@ -29,7 +28,7 @@ def fetch(remote: str, folder: Path) -> Manifest:
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as temporary:
             manifest = fetch_manifest(remote, folder, Path(temporary))
             for split_folder, record in split_folders(folder, manifest):
-                if not (split_folder / INDEX).exists():
+                if not is_index_of(split_folder, record):
                     place = split_folder.relative_to(folder).as_posix()
                     split_folder.mkdir(parents=True, exist_ok=True)
                     download(f"{remote.rstrip('/')}/{place}/{INDEX}", Path(temporary, place, INDEX)).replace(
@@ -44,13 +43,13 @@ def fetch(remote: str, folder: Path) -> Manifest:
 
 
 def fetch_manifest(remote: str, folder: Path, temporary: Path) -> Manifest:
-    """The remote's manifest, also written into `folder`, unless another one is there."""
+    """The remote's manifest, also written into `folder`, unless that of another dataset is there."""
     fetched = download(f"{remote.rstrip('/')}/{FILE}", temporary / FILE)
     try:
         manifest = Manifest.read(temporary)
     except DataError as error:
         raise DataError(str(error).replace(str(temporary), remote)) from None
-    if (folder / FILE).exists() and fingerprint_in(folder / FILE) != manifest.fingerprint:
+    if (folder / FILE).exists() and not holds_part_of(folder, manifest):
         raise DataError(
             f"{folder} holds shards of another dataset than the one at {remote}; delete it, or name another folder"
         )
@@ -58,11 +57,19 @@ def fetch_manifest(remote: str, folder: Path, temporary: Path) -> Manifest:
     return manifest
 
 
-def fingerprint_in(path: Path) -> str | None:
+def holds_part_of(folder: Path, manifest: Manifest) -> bool:
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("fingerprint")
-    except ValueError:
-        return None
+        return has_grown(Manifest.read(folder), manifest)
+    except DataError:
+        return False
+
+
+def is_index_of(folder: Path, record: SplitRecord) -> bool:
+    """Whether there is the split's index here, and not one from before it grew."""
+    try:
+        return bool(verify_index(folder, record))
+    except DataError:
+        return False
 
 
 def download(remote: str, local: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from train.checkpoints.remote import fetch_run
 from train.errors import Terminated
-from train.history import continue_run
+from train.history import continue_run, new_shards
 from train.inputs import read_run
 from train.run_directory import RunDirectory
 
@@ -26,7 +26,7 @@ def train_command(path: Path, overrides: Sequence[str]) -> int:
     if history.samples >= recipe.end:
         say(f"{run.path} is finished: {run.steps_done():,} steps are done")
         return 0
-    for change in run.changes(recipe):
+    for change in [*run.changes(recipe), *new_shards(history)]:
         say(f"from token {history.samples * recipe.max_seq_len:,} on: {change}")
     signal.signal(signal.SIGTERM, Terminated.on_signal)
     say("loading torch and Composer")

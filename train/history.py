@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from train.events import Rollback, read_rollback, rollbacks_of
 from train.reader import to_yaml
 from train.recipe import Recipe
 from train.run_directory import RunDirectory
+from train.words import join_words
 
 FILE = "curriculum.json"
 
@@ -33,18 +34,24 @@ class Followed:
 
     Attributes:
         fingerprint: of the run's plan since then.
-        changes: what the recipe said otherwise before; empty for a run's first curriculum.
+        changes: what the recipe said otherwise before, and which domains have grown; empty for a run's first
+            curriculum.
+        shards: by domain, how many training shards the dataset had.
     """
 
     start: int
     fingerprint: str
     changes: tuple[str, ...]
     schedule: Schedule
+    shards: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class History:
-    """The curricula of a run in order, each time that it went back, and the samples that it had come to."""
+    """The curricula of a run in order, each time that it went back, and the samples that it had come to.
+
+    Where the dataset has grown, another curriculum begins, though it may ask for the same.
+    """
 
     samples: int
     followed: tuple[Followed, ...]
@@ -52,7 +59,7 @@ class History:
 
     @property
     def eras(self) -> list[Era]:
-        return [Era(followed.start, followed.schedule) for followed in self.followed]
+        return [Era(followed.start, followed.schedule, followed.shards) for followed in self.followed]
 
     def write(self, checkpoint: Path, samples: int) -> None:
         """Put it into a checkpoint's folder."""
@@ -109,6 +116,7 @@ def read_followed(content: dict[str, Any]) -> Followed:
         content["fingerprint"],
         tuple(content["changes"]),
         Schedule(tuple(schedule["domains"]), anchors),
+        content.get("shards", {}),
     )
 
 
@@ -123,16 +131,16 @@ def continue_run(run: RunDirectory, recipe: Recipe, manifest: Manifest) -> tuple
     seed = recipe.curriculum.seed
     if history is None:
         plan = Plan(schedule, shard_rows(manifest, schedule.domains), seed)
-        return plan, History(0, (Followed(0, plan.fingerprint, (), schedule),))
+        return plan, History(0, (Followed(0, plan.fingerprint, (), schedule, shards_of(plan)),))
     check_order(run, recipe, manifest, history)
-    check_past(run, recipe, schedule, history)
+    check_past(run, recipe, manifest, schedule, history)
     domains = {*schedule.domains, *history.followed[-1].schedule.domains}
     plan = continue_plan(history.eras, history.samples, schedule, shard_rows(manifest, domains), seed)
     kept = [followed for followed in history.followed if followed.start < max(1, history.samples)]
     if plan.eras[-1].start == kept[-1].start:
         return plan, replace(history, followed=tuple(kept))
-    changes = tuple(curriculum_changes(run, recipe))
-    latest = Followed(history.samples, plan.fingerprint, changes, plan.schedule)
+    changes = (*curriculum_changes(run, recipe), *growths(kept[-1].shards, shards_of(plan)))
+    latest = Followed(history.samples, plan.fingerprint, changes, plan.schedule, shards_of(plan))
     return plan, replace(history, followed=(*kept, latest))
 
 
@@ -142,7 +150,7 @@ def plan_of_run(run: RunDirectory, recipe: Recipe, manifest: Manifest) -> Plan:
     if history is None:
         return continue_run(run, recipe, manifest)[0]
     schedule = history.followed[-1].schedule
-    rows = shard_rows(manifest, schedule.domains)
+    rows = rows_at(history.followed[-1], manifest)
     return continue_plan(history.eras, history.samples, schedule, rows, recipe.curriculum.seed)
 
 
@@ -150,7 +158,7 @@ def check_order(run: RunDirectory, recipe: Recipe, manifest: Manifest, history: 
     """Refuse to go on where the past would come out in another order now."""
     followed = history.followed[-1]
     *past, latest = history.eras
-    rows = shard_rows(manifest, latest.schedule.domains)
+    rows = rows_at(followed, manifest)
     plan = Plan(latest.schedule, rows, recipe.curriculum.seed, past, latest.start)
     if plan.fingerprint != followed.fingerprint:
         raise RecipeError(
@@ -159,7 +167,7 @@ def check_order(run: RunDirectory, recipe: Recipe, manifest: Manifest, history: 
         )
 
 
-def check_past(run: RunDirectory, recipe: Recipe, schedule: Schedule, history: History) -> None:
+def check_past(run: RunDirectory, recipe: Recipe, manifest: Manifest, schedule: Schedule, history: History) -> None:
     """Refuse other weights for samples that were trained on. Each curriculum of a run agrees with those before it about
     their past, so the newest one speaks for all."""
     position = history.samples
@@ -169,8 +177,43 @@ def check_past(run: RunDirectory, recipe: Recipe, schedule: Schedule, history: H
         raise RecipeError(
             f"{run.path}: for token {tokens:,} the recipe asks for other weights than the run was trained on, and it "
             f"has come to token {now:,}; the past can't change: change anchors at {now}tok or later (a ramp that has "
-            "begun keeps its end), or choose another run_name"
+            f"begun keeps its end){by_size(manifest, history)}, or choose another run_name"
         )
+
+
+def shards_of(plan: Plan) -> dict[str, int]:
+    """By domain, how many training shards the dataset has."""
+    return {order.domain: len(order.shard_rows) for order in plan.orders}
+
+
+def rows_at(followed: Followed, manifest: Manifest) -> dict[str, list[int]]:
+    """The training samples of the shards that there were then."""
+    rows = shard_rows(manifest, followed.schedule.domains)
+    return {domain: of[: followed.shards.get(domain)] for domain, of in rows.items()}
+
+
+def growths(before: Mapping[str, int], now: Mapping[str, int]) -> Iterator[str]:
+    """Which domains have more shards than before."""
+    for domain, shards in before.items():
+        if now[domain] > shards:
+            yield f"the dataset's {domain} had {shards:,} shards and now has {now[domain]:,}"
+
+
+def by_size(manifest: Manifest, history: History) -> str:
+    """What to say of a dataset that has grown, for it moves the weights that are not given as numbers."""
+    before = history.followed[-1].shards
+    now = {domain: len(rows) for domain, rows in shard_rows(manifest, before).items()}
+    grown = [domain for domain in before if now[domain] > before[domain]]
+    if not grown:
+        return ""
+    sizes = f"epochs, temperature and max_epochs follow the size of {join_words(grown)}, which has grown"
+    return f", give the weights of the past as numbers ({sizes})"
+
+
+def new_shards(history: History) -> list[str]:
+    """Which domains have grown since the checkpoint that the run goes on from."""
+    *_, before, latest = (None, *history.followed)
+    return list(growths(before.shards, latest.shards)) if before and latest.start == history.samples else []
 
 
 def curriculum_changes(run: RunDirectory, recipe: Recipe) -> Iterator[str]:

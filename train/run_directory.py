@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import yaml
 
-from data.manifest import Manifest
+from data.manifest import Manifest, has_grown
 from train.changes import Change, changes, refusal
 from train.checkpoints.names import newest_checkpoint, steps_of
 from train.errors import RecipeError
@@ -98,9 +98,10 @@ class RunDirectory:
         if not self.recipe.exists():
             return
         found = self.changes(recipe)
-        prepared = json.loads(self.plan.read_text())["dataset"]
-        if prepared != manifest.fingerprint:
-            found.append(Change("dataset", f"prepared as {prepared[:12]}", f"prepared as {manifest.fingerprint[:12]}"))
+        before = Manifest.read(self.path)
+        if not has_grown(before, manifest):
+            was, is_now = before.fingerprint, manifest.fingerprint
+            found.append(Change("dataset", f"prepared as {was[:12]}", f"prepared as {is_now[:12]}"))
         if refused := refusal(found, recipe.resume.allow):
             raise RecipeError(f"{self.path}: {refused}, or choose another run_name, or delete {self.path}")
 

@@ -29,13 +29,14 @@ def continue_plan(
 
     Args:
         past: the curricula so far; the last one was in force at `position`.
-        shard_rows: the rows of every domain of `past` and of `schedule`.
+        shard_rows: the rows of every domain of `past` and of `schedule`, after those of `past` the new ones.
     """
     last = past[-1].schedule
     domains = (*last.domains, *(domain for domain in schedule.domains if domain not in last.domains))
-    eras = [Era(era.start, over(era.schedule, domains)) for era in past if era.start < position]
+    eras = [Era(era.start, over(era.schedule, domains), era.shards) for era in past if era.start < position]
     schedule = over(schedule, domains)
-    if eras and eras[-1].schedule == schedule:
+    shards = {domain: len(rows) for domain, rows in shard_rows.items()}
+    if eras and eras[-1].schedule == schedule and eras[-1].shards.items() <= shards.items():
         *eras, latest = eras
         return Plan(schedule, shard_rows, seed, eras, latest.start)
     return Plan(schedule, shard_rows, seed, eras, position if eras else 0)

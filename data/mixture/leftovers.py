@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from streaming.base.constant import SHM_TO_CLEAN
 from streaming.base.distributed import barrier, get_local_rank, maybe_init_dist
 from streaming.base.shared import SharedMemory, prefix
+from torch import distributed as dist
 
 SHARED_MEMORY = Path("/dev/shm")
 BLOCK = re.compile(rf"(?P<number>[0-9]{{6,}})_({'|'.join(SHM_TO_CLEAN)})")
@@ -63,6 +63,27 @@ def probes_closed() -> Iterator[None]:
             block.cleanup()
 
 
+@contextmanager
+def number_of_leader() -> Iterator[None]:
+    """In Streaming each rank looks for the free number by itself. Where another run ends meanwhile, they find different
+    ones and give up; so all ranks of a machine take their leader's."""
+    find = prefix._check_and_find_retrying
+
+    def find_once(*arguments: Any, **options: Any) -> int:
+        number = find(*arguments, **options) if get_local_rank() == 0 else -1
+        if not dist.is_initialized():
+            return number
+        numbers = [number] * dist.get_world_size()
+        dist.all_gather_object(numbers, number)
+        return numbers[dist.get_rank() - get_local_rank()]
+
+    prefix._check_and_find_retrying = find_once
+    try:
+        yield
+    finally:
+        prefix._check_and_find_retrying = find
+
+
 def remove_dead_shared_memory() -> None:
     """Remove Streaming's blocks that no process on this machine has open. Every rank calls this together, its leader
     `alone_on_this_machine`."""
@@ -72,7 +93,7 @@ def remove_dead_shared_memory() -> None:
             block.unlink(missing_ok=True)
     barrier()
     if initialised:
-        torch.distributed.destroy_process_group()
+        dist.destroy_process_group()
 
 
 def dead_blocks() -> list[Path]:

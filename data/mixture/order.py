@@ -9,11 +9,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data.mixture.permutation import Permutations, derive_key, derived_keys, shuffled
+from data.mixture.epochs import Epochs, Growth, Numbers
+from data.mixture.permutation import Permutations, Words, derive_key, derived_keys, shuffled
 
 SHARDS_PER_GROUP = 8
-
-Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -45,32 +44,67 @@ class DomainOrder:
 
     At most 2 * SHARDS_PER_GROUP shards of the domain are in use at once (two groups, where one ends and the next
     begins).
+
+    Where a domain has grown in the middle of an epoch, the groups that were begun stay, and the shards left over are
+    put into a new order together with the new ones: every row still comes once before any comes again.
+
+    Args:
+        domain: its name, which the order follows from.
+        shard_rows: [shards] rows of all its shards, the oldest first.
+        seed: the shuffle's.
+        growths: in order.
     """
 
-    def __init__(self, domain: str, shard_rows: Numbers, seed: int) -> None:
+    def __init__(self, domain: str, shard_rows: Numbers, seed: int, growths: Sequence[Growth] = ()) -> None:
         self.domain = domain
         self.shard_rows = np.asarray(shard_rows, np.int64)
         self.row_count = int(self.shard_rows.sum())
         self.seed = seed
+        self.growths = tuple(growth for growth in growths if growth.draw > 0)
+        self.epochs = Epochs(self.shard_rows, self.growths)
         self.epoch_order = lru_cache(maxsize=2)(self._epoch_order)
         self._first_row = np.cumsum(self.shard_rows) - self.shard_rows
 
     def shards_touched(self, draws: int) -> Numbers:
         """The shards that the first `draws` draws read from, sorted."""
-        if draws >= self.row_count:
-            return np.arange(len(self.shard_rows))
-        order = self.epoch_order(0)
-        groups = int(np.searchsorted(order.group_start, draws, side="left"))
-        return np.sort(order.shard[: groups * SHARDS_PER_GROUP])
+        (epoch,), (place,) = self.epochs.locate(np.array([draws]))
+        order = self.epoch_order(int(epoch))
+        groups = int(np.searchsorted(order.group_start, place, side="left"))
+        end = order.group_start[groups] if groups < len(order.group_start) else np.inf
+        begun = order.shard[order.place_start < end]
+        before = self.epochs.shards(int(epoch) - 1) if epoch else 0
+        return np.union1d(np.arange(before), begun)
 
     def _epoch_order(self, epoch: int) -> EpochOrder:
-        shard = shuffled(len(self.shard_rows), derive_key("shards", self.seed, self.domain, epoch))
-        rows = self.shard_rows[shard]
-        place_start = np.cumsum(rows) - rows
-        group_start = place_start[::SHARDS_PER_GROUP]
-        keys = derived_keys(len(group_start), "rows", self.seed, self.domain, epoch)
-        permutations = Permutations.of(np.diff(group_start, append=self.row_count), keys)
+        growths = self.epochs.growths(epoch)
+        sizes = [*(shards for _, shards in growths), self.epochs.shards(epoch)]
+        shard, key = self._shuffled(np.arange(sizes[0]), epoch)
+        group = np.arange(0, len(shard), SHARDS_PER_GROUP)  # which of `shard` is each group's first
+        for (place, before), after in zip(growths, sizes[1:], strict=True):
+            begun = int(np.searchsorted(self._place_start(shard)[group], place, side="left"))
+            kept = int(group[begun]) if begun < len(group) else len(shard)
+            left, keys = self._shuffled(np.concatenate([shard[kept:], np.arange(before, after)]), epoch, after)
+            shard, key = np.concatenate([shard[:kept], left]), np.concatenate([key[:begun], keys])
+            group = np.concatenate([group[:begun], np.arange(kept, len(shard), SHARDS_PER_GROUP)])
+        place_start = self._place_start(shard)
+        group_start = place_start[group]
+        permutations = Permutations.of(np.diff(group_start, append=self.shard_rows[shard].sum()), key)
         return EpochOrder(shard, self._first_row[shard], place_start, group_start, permutations)
+
+    def _shuffled(self, shards: Numbers, *part: int) -> tuple[Numbers, Words]:
+        """These shards in the order of this part of the run, and a key for each group of them."""
+        order = shuffled(len(shards), derive_key("shards", self.seed, self.domain, *part))
+        groups = -(-len(shards) // SHARDS_PER_GROUP)
+        return shards[order], derived_keys(groups, "rows", self.seed, self.domain, *part)
+
+    def _place_start(self, shard: Numbers) -> Numbers:
+        rows = self.shard_rows[shard]
+        return np.cumsum(rows) - rows
+
+
+def epochs_of(order: DomainOrder, draws: int) -> float:
+    """How many epochs of a domain so many draws are."""
+    return float(order.epochs.done(np.array(draws)))
 
 
 def draw_rows(orders: Sequence[DomainOrder], domain: NDArray[np.int32], draw: Numbers) -> tuple[Numbers, Numbers]:
@@ -83,7 +117,7 @@ def draw_rows(orders: Sequence[DomainOrder], domain: NDArray[np.int32], draw: Nu
         mine = by_domain[edges[number] : edges[number + 1]]
         if not len(mine):
             continue
-        epoch[mine], row[mine] = np.divmod(draw[mine], order.row_count)
+        epoch[mine], row[mine] = order.epochs.locate(draw[mine])
         for turn in unique(epoch[mine]):
             part = mine[epoch[mine] == turn]
             epoch_order = order.epoch_order(turn)

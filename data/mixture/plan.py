@@ -8,10 +8,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from data.mixture.epochs import Growth
 from data.mixture.order import SHARDS_PER_GROUP, DomainOrder, draw_rows
 from data.mixture.piece import LEAF
 from data.mixture.schedule import WEIGHT_UNIT, Schedule
@@ -33,7 +36,7 @@ class Plan:
         shard_rows: for each domain, the rows (samples) of its shards in order.
         seed: the shuffle's seed.
         past: curricula that were followed before this one, each from its start to the next one's, the first from 0.
-            What they delivered stays as it was and counts.
+            What they delivered stays as it was and counts, also where a domain had fewer shards then.
         since: the sample from which on `schedule` is followed; 0 without a past.
 
     Raises:
@@ -54,9 +57,12 @@ class Plan:
         self.schedule = schedule
         self.seed = seed
         self.domains = schedule.domains
-        self.orders = [DomainOrder(name, np.asarray(shard_rows[name], np.int64), seed) for name in self.domains]
         self.eras = (*past, Era(since, schedule))
         self._timeline = Timeline(self.eras)
+        self.orders = [
+            DomainOrder(name, np.asarray(shard_rows[name], np.int64), seed, list(self._growths(name, shard_rows)))
+            for name in self.domains
+        ]
 
     @property
     def fingerprint(self) -> str:
@@ -66,9 +72,11 @@ class Plan:
             "leaf": LEAF,
             "shards_per_group": SHARDS_PER_GROUP,
             "seed": self.seed,
-            "eras": [asdict(era) for era in self.eras],
+            "eras": [{"start": era.start, "schedule": asdict(era.schedule)} for era in self.eras],
             "rows": [order.shard_rows.tolist() for order in self.orders],
         }
+        if any(order.growths for order in self.orders):
+            content["growths"] = [[asdict(growth) for growth in order.growths] for order in self.orders]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __reduce__(self) -> tuple:
@@ -119,6 +127,14 @@ class Plan:
                 before, after = era.schedule.target(low), era.schedule.target(high)
                 total += [(late - early) / WEIGHT_UNIT for early, late in zip(before, after, strict=True)]
         return total / (stop - start)
+
+    def _growths(self, domain: str, shard_rows: Mapping[str, Any]) -> Iterator[Growth]:
+        """Each time that the domain had more shards than before, by its draws until then."""
+        for era, following in pairwise(self.eras):
+            now = following.shards.get(domain, len(shard_rows[domain]))
+            if (before := era.shards.get(domain, now)) < now:
+                draws = self._timeline.counts(following.start)[self.domains.index(domain)]
+                yield Growth(int(draws), before)
 
     def _parts(self, sample: NDArray[np.int64]) -> Iterator[slice]:
         """Stretches of the ascending samples that lie in one piece each."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import time
+import weakref
 from collections.abc import Sequence
 from itertools import repeat
 from pathlib import Path
@@ -11,12 +14,19 @@ from typing import Any
 
 from streaming import Stream, StreamingDataset
 from streaming.base.dataset import _ShardState
+from streaming.base.distributed import get_local_rank
 from streaming.base.hashing import get_hash
 
 from data.errors import DataError
-from data.mixture.leftovers import alone_on_this_machine, probes_closed, remove_dead_shared_memory
+from data.mixture.leftovers import (
+    alone_on_this_machine,
+    number_of_leader,
+    probes_closed,
+    remove_dead_shared_memory,
+)
 from data.mixture.spans import ShardSpans, quick_opening
 
+LAST_WORKERS = 8.0  # seconds in which a killed run's dataloader workers have noticed
 # Hashes that a shard may be held to when it has been fetched, the fastest first.
 HASHES = ("xxh128", "xxh64", "sha1", "sha256")
 
@@ -44,27 +54,22 @@ class PreparedDataset(StreamingDataset):
         cache_limit: int | None = None,
     ) -> None:
         assert remotes or not cache_limit
+        for folder in folders if remotes and get_local_rank() == 0 else ():
+            weakref.finalize(self, os.close, take_cache(folder))
         streams = [
             Stream(local=str(folder), remote=remote)
             for folder, remote in zip(folders, remotes or repeat(None, len(folders)), strict=True)
         ]
-        try:
-            with alone_on_this_machine(), probes_closed(), quick_opening():
-                remove_dead_shared_memory()
-                super().__init__(
-                    streams=streams,
-                    batch_size=batch_size,
-                    predownload=predownload,
-                    cache_limit=cache_limit,
-                    num_canonical_nodes=1,  # part of Streaming's saved state; no order here depends on it
-                    shuffle=False,
-                )
-        except ValueError as error:
-            if "Reused local directory" in str(error):
-                raise DataError(
-                    f"another process is using {folders[0]} as its cache; stop it, or choose another folder"
-                ) from None
-            raise
+        with alone_on_this_machine(), probes_closed(), number_of_leader(), quick_opening():
+            remove_dead_shared_memory()
+            super().__init__(
+                streams=streams,
+                batch_size=batch_size,
+                predownload=predownload,
+                cache_limit=cache_limit,
+                num_canonical_nodes=1,  # part of Streaming's saved state; no order here depends on it
+                shuffle=False,
+            )
         assert isinstance(self.spanner, ShardSpans)
         self.spans: ShardSpans = self.spanner
         for stream, first in zip(self.streams, self.shard_offset_per_stream, strict=True):
@@ -143,3 +148,27 @@ class PreparedDataset(StreamingDataset):
 def first_line(error: Any) -> str:
     """The first line of an error's text, or its type's name where it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def take_cache(folder: Path) -> int:
+    """Take the folder until the file that is returned is closed, or this process and its dataloader workers are gone.
+
+    Streaming looks through its numbered blocks of shared memory for a process with the same folder, but only up to the
+    first number that is free.
+
+    Raises:
+        DataError: another process has taken it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = os.open(folder, os.O_RDONLY)
+    deadline = time.monotonic() + LAST_WORKERS
+    while True:
+        try:
+            fcntl.flock(taken, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return taken
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(taken)
+                sentence = f"another process is using {folder} as its cache; stop it, or choose another folder"
+                raise DataError(sentence) from None
+            time.sleep(0.1)

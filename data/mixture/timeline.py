@@ -6,8 +6,8 @@ Shapes: M domains.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,10 +24,15 @@ PIECES_KEPT = 16
 
 @dataclass(frozen=True)
 class Era:
-    """A curriculum, and the sample from which on it was followed."""
+    """A curriculum, and the sample from which on it was followed.
+
+    Attributes:
+        shards: by domain, how many shards there were then; a domain that is missing had all that it has now.
+    """
 
     start: int
     schedule: Schedule
+    shards: Mapping[str, int] = field(default_factory=dict)
 
 
 class Timeline:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from data.mixture.order import epochs_of
 from data.mixture.plan import Plan
 from data.mixture.times import UNITS
 from train.errors import RecipeError
@@ -72,7 +73,7 @@ def table_lines(plan: Plan, stop: int) -> tuple[str, Lines]:
     """The heading, and what makes lines of samples before `stop` below it."""
     most_rows = max(order.row_count for order in plan.orders)
     asked = (plan.asked(0, stop) * stop).tolist()  # quicker than what is delivered, and never far from it
-    most_epochs = max(1 + int(count) // order.row_count for order, count in zip(plan.orders, asked, strict=True))
+    most_epochs = max(1 + int(epochs_of(order, int(count))) for order, count in zip(plan.orders, asked, strict=True))
     by_sample, by_row = max(len("sample"), len(str(stop - 1))), max(len("row"), len(str(most_rows - 1)))
     by_epoch, by_domain = max(len("epoch"), len(str(most_epochs))), max(len("domain"), *map(len, plan.domains))
 

@@ -1,6 +1,6 @@
 """A run that goes on under another recipe: what is free is said, what is dangerous must be asked for."""
 
-import json
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from data.manifest import Manifest
 from launch.cli import main
 from train.changes import FIXED_KEYS, FREE_KEYS, Change
 from train.errors import RecipeError
@@ -110,9 +111,13 @@ def test_keys_that_came_since_stood_at_their_default(recipe: Path, ask: Ask) -> 
 
 
 def test_other_data_must_be_asked_for(recipe: Path, ask: Ask) -> None:
-    plan = recipe.parent / "runs" / "test" / "plan.json"
-    plan.write_text(json.dumps({**json.loads(plan.read_text()), "dataset": "f" * 64}))
-    with pytest.raises(RecipeError, match=r"dataset: 'prepared as f{12}' -> 'prepared as \w{12}'\n"):
+    run = recipe.parent / "runs" / "test"
+    manifest = Manifest.read(run)
+    manifest.domains["web"].splits["train"].shards[0].hashes["sha1"] = "f" * 40
+    manifest = dataclasses.replace(manifest)  # whose fingerprint is not known yet
+    manifest.write(run)
+    was = manifest.fingerprint[:12]
+    with pytest.raises(RecipeError, match=rf"dataset: 'prepared as {was}' -> 'prepared as \w{{12}}'\n"):
         ask()
     assert len(ask("resume.allow=[dataset]")) == 1
 

@@ -11,7 +11,7 @@ import zstd
 from numpy.typing import NDArray
 
 from data.errors import DataError
-from data.manifest import Manifest, folder_of, verify
+from data.manifest import Manifest, folder_of, has_grown, verify
 from data.mixture.order import SHARDS_PER_GROUP
 from data.remote import download
 from train.audit.records import token_hashes
@@ -34,7 +34,7 @@ class TrainingShards:
 
     def __init__(self, folder: Path, remote: str | None, manifest: Manifest) -> None:
         found = verify(folder) if remote is None else Manifest.read(folder)
-        if found.fingerprint != manifest.fingerprint:
+        if not has_grown(manifest, found):
             raise RecipeError(
                 f"the dataset in {folder} is not the one that the run was trained on; "
                 "name that one with --dataset, or leave the tokens out with --no-tokens"

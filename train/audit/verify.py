@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.mixture.order import epochs_of
 from data.mixture.plan import Plan
 from train.audit.findings import Discrepancy, Findings, Total, Verdict
 from train.audit.records import RECORD, PartFile, Start, UnreadableError, read_part, read_records
@@ -32,7 +33,7 @@ def audit(run: RunPlan, starts: Sequence[RecordedStart], shards: TrainingShards 
     orders = zip(run.plan.orders, auditor.samples.tolist(), strict=True)
     return Verdict(
         starts=list(starts),
-        domains={order.domain: Total(samples, samples / order.row_count) for order, samples in orders},
+        domains={order.domain: Total(samples, epochs_of(order, samples)) for order, samples in orders},
         superseded=sum(beyond[:-1]),
         unfinished=beyond[-1],
         tokens=shards is not None,

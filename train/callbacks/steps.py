@@ -10,6 +10,7 @@ import numpy as np
 from composer import Callback, Logger, State, Time
 from composer.utils import dist
 
+from data.mixture.order import epochs_of
 from data.mixture.plan import Plan
 from model.composer_model import DbrxComposerModel
 from model.statistics import StepStatistics
@@ -138,7 +139,7 @@ class StepRecorder(Callback):
         delivered = list(zip(self.plan.orders, self.plan.delivered(samples).tolist(), strict=True))
         return {
             **{f"mixture/tokens/{order.domain}": count * sample_tokens for order, count in delivered},
-            **{f"mixture/epochs/{order.domain}": count / order.row_count for order, count in delivered},
+            **{f"mixture/epochs/{order.domain}": epochs_of(order, count) for order, count in delivered},
         }
 
     def routing_due(self, state: State) -> bool:

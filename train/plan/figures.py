@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from data.mixture.order import DomainOrder
 from data.mixture.plan import Plan
 from train.page.figure import NEUTRAL, Figure, Trace, colour_of, of_domain, scatter
 from train.report.series import Column
@@ -16,6 +19,7 @@ POINTS = 48  # of a curve between two anchors
 ANCHORS_NAMED = 8  # with more anchors than these, their words would lie on each other
 
 Summary = dict[str, Any]
+Measure = Callable[[DomainOrder, NDArray[np.int64]], Column]  # of a domain's samples so far
 
 
 def schedule(summary: Summary, plan: Plan) -> Figure:
@@ -50,32 +54,33 @@ def cumulative_tokens(summary: Summary, plan: Plan) -> Figure:
         "Tokens of each domain so far",
         f"Tokens of each domain at the end: {join_words(ends)}.",
         "Worked out from the plan itself: what the model will be given.",
-        cumulative(summary, plan, np.full(len(plan.domains), float(sample_tokens(summary)))),
+        cumulative(summary, plan, lambda order, samples: samples * float(sample_tokens(summary))),
         "tokens of the domain",
     )
 
 
 def cumulative_epochs(summary: Summary, plan: Plan) -> Figure:
-    rows = np.array([order.row_count for order in plan.orders], np.float64)
     ends = [f"{domain} {totals['epochs']:.2f}" for domain, totals in summary["domains"].items()]
     return Figure(
         "epochs",
         "Epochs of each domain so far",
         f"Epochs of each domain at the end: {join_words(ends)}.",
         "Above 1, the model is given what it has had before, in another order.",
-        cumulative(summary, plan, 1 / rows),
+        cumulative(summary, plan, lambda order, samples: order.epochs.done(samples)),
         "epochs",
     )
 
 
-def cumulative(summary: Summary, plan: Plan, scale: Column) -> list[Trace]:
-    """A line for each domain: its samples so far, times its `scale` [domains]."""
+def cumulative(
+    summary: Summary, plan: Plan, measure: Callable[[DomainOrder, NDArray[np.int64]], Column]
+) -> list[Trace]:
+    """A line for each domain: its samples so far, as `measure` takes them."""
     samples = np.linspace(0, summary["samples"], 2 * POINTS + 1, dtype=np.int64).tolist()
     x = tokens_of(summary, samples)
-    values = np.array([plan.delivered(sample) for sample in samples]) * scale
+    counts = np.array([plan.delivered(sample) for sample in samples])
     return [
-        scatter(x, values[:, number], domain, colour_of(number), **of_domain(number))
-        for number, domain in enumerate(plan.domains)
+        scatter(x, measure(order, counts[:, number]), order.domain, colour_of(number), **of_domain(number))
+        for number, order in enumerate(plan.orders)
     ]
 
 

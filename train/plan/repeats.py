@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import Any
 
+import numpy as np
+
 from data.mixture.plan import Plan
 from train.plan.places import place_of
 from train.recipe import Recipe
@@ -14,13 +16,13 @@ LISTED = 3  # of many repeats the first few are listed, and the last
 
 def repeats(plan: Plan, recipe: Recipe, domain: int, samples: int) -> dict[str, Any]:
     """How often a domain (its number) begins anew in the run, in which it gives `samples` samples, and where."""
-    rows = plan.orders[domain].row_count
-    count = max(0, samples - 1) // rows
+    epochs = plan.orders[domain].epochs
+    count = int(epochs.locate(np.array(max(0, samples - 1)))[0])
     listed = [epoch for epoch in range(1, count + 1) if epoch <= LISTED or epoch == count]
     return {
         "count": count,
         "begin": [
-            {"epoch": epoch, **place_of(recipe, sample_of_draw(plan, domain, epoch * rows, recipe.end))}
+            {"epoch": epoch, **place_of(recipe, sample_of_draw(plan, domain, epochs.begin(epoch), recipe.end))}
             for epoch in listed
         ],
     }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data.manifest import Manifest
+from data.mixture.order import epochs_of
 from data.mixture.plan import Plan
 from model.flops import count_parameters
 from train.curriculum.build import Exhaustion, exhaustions
@@ -110,7 +111,7 @@ def domain_totals(plan: Plan, recipe: Recipe, delivered: Sequence[int], say: Say
             "samples": count,
             "tokens": count * recipe.max_seq_len,
             "share": count / sum(delivered),
-            "epochs": count / order.row_count,
+            "epochs": epochs_of(order, count),
             "repeats": repeats(plan, recipe, number, count),
         }
         say(f"repeats of {number + 1} of {len(delivered)} domains found")
@@ -130,8 +131,8 @@ def span_totals(plan: Plan, recipe: Recipe, first: int, last: int) -> dict[str, 
                 "weight_from": start[number],
                 "weight_to": stop[number],
                 "tokens": (after[number] - before[number]) * recipe.max_seq_len,
-                "epochs_from": before[number] / order.row_count,
-                "epochs_to": after[number] / order.row_count,
+                "epochs_from": epochs_of(order, before[number]),
+                "epochs_to": epochs_of(order, after[number]),
             }
             for number, order in enumerate(plan.orders)
         },

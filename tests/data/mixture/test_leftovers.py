@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psutil
 import pytest
+from streaming.base.shared import prefix
+from torch import distributed as dist
 
-from data.mixture.leftovers import BLOCK, SHARED_MEMORY, remove_dead_shared_memory
+from data.mixture.leftovers import BLOCK, SHARED_MEMORY, number_of_leader, remove_dead_shared_memory
 from data.mixture.loader import CurriculumLoader
 from data.mixture.stream import CurriculumDataset
 
@@ -135,3 +138,24 @@ def test_a_dataset_keeps_no_other_ones_blocks_open(remote: Path) -> None:
         kept.append(CurriculumDataset(plan_of(folders, {0: (0.5, 0.5)}), folders, device_batch_size=4))
         counts.append(shared_files())
     assert len({after - before for before, after in itertools.pairwise(counts)}) == 1
+
+
+def find_number(rank: int, folder: str, numbers: Any) -> None:
+    """Each rank finds another number, as it does where a run ends between the two."""
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    dist.init_process_group("gloo", rank=rank, world_size=2, store=dist.FileStore(f"{folder}/store", 2))
+    prefix._check_and_find_retrying = lambda *arguments, **options: 7 + rank
+    with number_of_leader():
+        numbers.put(prefix._check_and_find_retrying([], [], shm_name="locals", retry=1))
+    assert prefix._check_and_find_retrying() == 7 + rank
+
+
+def test_ranks_of_a_machine_take_the_number_of_their_leader(tmp_path: Path) -> None:
+    numbers = CONTEXT.Queue()
+    ranks = [CONTEXT.Process(target=find_number, args=(rank, str(tmp_path), numbers)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    assert [numbers.get(timeout=60) for _ in ranks] == [7, 7]
+    for rank in ranks:
+        rank.join()
+        assert rank.exitcode == 0

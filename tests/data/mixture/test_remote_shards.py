@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
+from data.mixture import prepared
 from data.mixture.loader import CurriculumLoader
 from data.mixture.plan import Plan
 from data.mixture.prepared import PreparedDataset
@@ -152,9 +153,9 @@ def test_a_shard_that_arrives_damaged_is_refused_and_fetched_anew_by_the_next_ru
     damaged.write_bytes(content[:-2] + b"xx")
     with pytest.raises(DataError, match=f"{damaged.name} can't be fetched from .*: Checksum failure"):
         next(iter(CurriculumLoader(dataset)))
-    del dataset
     damaged.write_bytes(content)
-    batch = next(iter(CurriculumLoader(dataset_at(remote, tmp_path / "cache", plan))))
+    shutil.copytree(tmp_path / "cache", tmp_path / "next")  # this process keeps its own until it ends
+    batch = next(iter(CurriculumLoader(dataset_at(remote, tmp_path / "next", plan))))
     expected = plan[0:BATCH]
     assert (batch["tokens"].numpy() == tokens_of(expected["domain"], expected["row"])).all()
 
@@ -189,8 +190,11 @@ def test_a_damaged_shard_that_is_the_only_copy_is_named(remote: Path, two_stages
         next(iter(CurriculumLoader(dataset, workers)))
 
 
-def test_two_processes_do_not_share_a_cache(remote: Path, tmp_path: Path, two_stages: Plan) -> None:
+def test_two_processes_do_not_share_a_cache(
+    remote: Path, tmp_path: Path, two_stages: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = dataset_at(remote, tmp_path / "cache", two_stages)
+    monkeypatch.setattr(prepared, "LAST_WORKERS", 0.1)
     with pytest.raises(DataError, match=r"another process is using .*cache/web as its cache"):
         dataset_at(remote, tmp_path / "cache", two_stages)
     assert first.size == sum(ROWS.values())
