@@ -40,10 +40,19 @@ def finish(processes: Sequence[BaseProcess], timeout: float = 240) -> list[int |
     for process in processes:
         process.join(timeout)
         if process.is_alive():
+            end_all(processes)
+            raise TimeoutError(f"a rank did not end: {processes}")
+    return [process.exitcode for process in processes]
+
+
+def end_all(processes: Sequence[BaseProcess]) -> None:
+    """Each says where it is, on stderr, and is killed."""
+    for process in processes:
+        if process.is_alive():
+            os.kill(process.pid or 0, signal.SIGUSR1)
+            process.join(1)
             process.kill()
             process.join()
-            raise TimeoutError("a rank did not end")
-    return [process.exitcode for process in processes]
 
 
 def brickyard(arguments: Sequence[str], log: Path, ranks: int = 1, before: Prepare | None = None) -> list[int | None]:
