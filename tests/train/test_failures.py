@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -74,6 +75,35 @@ def test_a_rank_that_loops_says_where_and_ends_the_others(workshop: SimpleNamesp
     assert codes == [1, 1]
     assert "in lost_in_python" in log.read_text()  # its stack
     assert "another rank has" in last_line(log.read_text())
+
+
+def fail_in_a_save() -> None:
+    """Rank 1 fails in step 5, when its part in the save of step 4 waits for what never comes."""
+    from train.callbacks.randomness import StepSeed
+    from train.checkpoints import checkpointer, writing
+
+    checkpointer.LAST_SAVE = 1.0
+    seed, write = StepSeed.batch_start, writing.write_tensors
+
+    def fail(self: Any, state: Any, logger: Any) -> None:
+        if state.timestamp.batch == 5 and os.environ["RANK"] == "1":
+            raise ValueError("rank 1 has had enough")
+        seed(self, state, logger)
+
+    def wait_for_ever(*arguments: Any) -> Any:
+        if os.environ["RANK"] == "1":
+            threading.Event().wait()
+        return write(*arguments)
+
+    StepSeed.batch_start, writing.write_tensors = fail, wait_for_ever  # type: ignore[method-assign]
+
+
+def test_a_save_in_hand_does_not_keep_a_rank_that_has_failed(workshop: SimpleNamespace) -> None:
+    """Another rank may wait for this one to end, and this one's save for that rank."""
+    log = workshop.root / "kept.log"
+    processes = start(command(workshop, "kept", "save_interval=4ba"), log, ranks=2, before=fail_in_a_save)
+    assert finish(processes, timeout=120) == [1, 1]
+    assert "rank 1 failed: ValueError: rank 1 has had enough" in log.read_text()
 
 
 def test_asked_before_the_first_step_it_ends_with_nothing_to_save(workshop: SimpleNamespace) -> None:

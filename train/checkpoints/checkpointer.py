@@ -7,7 +7,9 @@ are. Then files are written, however long that takes.
 from __future__ import annotations
 
 import json
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -35,6 +37,7 @@ from train.history import History
 
 Tensors = Mapping[str, Tensor]
 MOST_FAILURES = 3  # in a row; then the run ends
+LAST_SAVE = 20.0  # seconds that a run which has failed gives to the save in hand
 LONGEST = timedelta(hours=1)  # that one rank waits for another in a save
 
 
@@ -107,10 +110,10 @@ class Checkpointer(Callback):
             self._saving.wait_for_copy()
 
     def close(self, state: State, logger: Logger) -> None:
-        """However the run ends, what is half written is written to its end; if another rank has gone silent in it, the
-        watchdog's clock runs meanwhile."""
+        """However the run ends, what is half written is written to its end, unless that takes long: it may wait for a
+        rank that waits for this one to end."""
         if self._saving:
-            self._saving.wait()
+            self._saving.wait(at_most=LAST_SAVE)
 
     def save_unless_saved(self, state: State) -> None:
         """Save this step, unless it has just been saved, and wait until it is on the disk.
@@ -216,9 +219,10 @@ class Saving:
         """Returns when the tensors may change."""
         self._copied.wait()
 
-    def wait(self, meanwhile: Callable[[], None] = lambda: None) -> BaseException | None:
+    def wait(self, meanwhile: Callable[[], None] = lambda: None, at_most: float = math.inf) -> BaseException | None:
         """Returns what it ended with, if that is an error; calls `meanwhile` every second."""
-        while self._thread.is_alive():
+        deadline = time.monotonic() + at_most
+        while self._thread.is_alive() and time.monotonic() < deadline:
             self._thread.join(timeout=1)
             meanwhile()
         return self._error
