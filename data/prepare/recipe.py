@@ -11,7 +11,7 @@ from data.prepare.cleaning import steps
 from data.prepare.duplicates.choices import Decontaminate, Deduplicate
 
 MAX_SHARD_MB = 2048  # MDS keeps offsets in 32 bits
-MASTERS = ("local", "spark://", "yarn", "k8s://")
+MASTERS = ("local", "spark://", "yarn", "k8s://", "sc://")
 MIN_VOCAB_SIZE = 257  # every byte, and the end of text
 
 
@@ -118,13 +118,15 @@ class TokenizerChoice:
 class SparkChoice:
     """How Spark runs. Nothing here changes the data."""
 
-    master: str = "local[*]"  # or a cluster's: spark://HOST:PORT, yarn, k8s://...; all its machines must see output
+    # Or a cluster's (spark://HOST:PORT, yarn, k8s://...), or a Spark Connect server (sc://HOST:PORT): all machines must
+    # see output.
+    master: str = "local[*]"
     driver_memory: str = "2g"
     conf: dict[str, str] = field(default_factory=dict)  # any further Spark settings
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.master.startswith(MASTERS):
-            yield "master", "expected local[N], local[*], spark://HOST:PORT, yarn or k8s://HOST:PORT"
+            yield "master", "expected local[N], local[*], spark://HOST:PORT, yarn, k8s://HOST:PORT or sc://HOST:PORT"
 
 
 @dataclass

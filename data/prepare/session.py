@@ -3,12 +3,14 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -20,7 +22,18 @@ from data.prepare.recipe import SparkChoice
 
 OLDEST_JAVA = 17
 SHUFFLE_PART_BYTES = 64 << 20  # of the input
+SHUFFLE_PARTS, DEFAULT_SHUFFLE_PARTS = "spark.sql.shuffle.partitions", "200"
+CONNECT, CONNECT_PORT = "sc://", 15002
+CORES_OF_A_SERVER = 16
 LOG_FILE = "spark.log"
+JOB_SETTINGS = {
+    "spark.sql.adaptive.enabled": "true",
+    "spark.sql.adaptive.skewJoin.enabled": "true",
+    "spark.sql.session.timeZone": "UTC",
+    # A batch is bounded in bytes as well: ten thousand documents (Spark's default) may be gigabytes.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "1000",
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(32 << 20),
+}
 SPARK_ERRORS = (PySparkException, Py4JJavaError)  # the second: those that PySpark has no class for
 LOG_SETTINGS = """\
 rootLogger.level = error
@@ -35,20 +48,44 @@ appender.console.layout.pattern = %p %c: %m%n
 
 @contextmanager
 def spark_session(choice: SparkChoice, scratch: Path) -> Iterator[SparkSession]:
-    """A session that logs into `scratch` and is stopped on leaving, by Ctrl-C as well.
+    """A session that is stopped on leaving, by Ctrl-C as well: a Spark Connect server's, or our own.
 
-    It spills where Spark does by default (SPARK_LOCAL_DIRS, or /tmp) and Java removes that at its end: a Java process
-    keeps its first session's place for all later ones, so it can't be the scratch of one.
+    Our own logs into `scratch`. It spills where Spark does by default (SPARK_LOCAL_DIRS, or /tmp) and Java removes that
+    at its end: a Java process keeps its first session's place for all later ones, so it can't be the scratch of one.
 
     Raises:
-        DataError: there is no Java, it is too old, or it does not start with these settings.
+        DataError: there is no Java, it is too old, it does not start with these settings, or no server answers.
     """
+    scratch.mkdir(parents=True, exist_ok=True)
+    spark = _connect(choice) if choice.master.startswith(CONNECT) else _start_java(choice, scratch)
+    try:
+        if not choice.master.startswith("local"):
+            _send_code(spark, scratch)
+        yield spark
+    finally:
+        spark.stop()
+
+
+def _connect(choice: SparkChoice) -> SparkSession:
+    """A session of the server at `choice.master`; PySpark itself would try for ten minutes."""
+    place = urlsplit(choice.master)
+    try:
+        socket.create_connection((place.hostname or "", place.port or CONNECT_PORT), timeout=10).close()
+        builder = SparkSession.builder.remote(choice.master)
+        return _configured(builder, {**JOB_SETTINGS, **choice.conf}).getOrCreate()
+    except OSError as error:
+        reason = f"no Spark Connect server answers there ({error.strerror or error})"
+    except PySparkException as error:
+        reason = sentence(error)
+    raise DataError(f"spark.master: {choice.master}: {reason}")
+
+
+def _start_java(choice: SparkChoice, scratch: Path) -> SparkSession:
     _check_java()
     local = choice.master.startswith("local")
     if local or "PYSPARK_PYTHON" not in os.environ:  # spark-submit sets it from spark.pyspark.python
         os.environ["PYSPARK_PYTHON"] = choice.conf.get("spark.pyspark.python", sys.executable)
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    scratch.mkdir(parents=True, exist_ok=True)
     log_settings = scratch / "log4j2.properties"
     log_settings.write_text(LOG_SETTINGS, encoding="utf-8")
     settings = {
@@ -58,35 +95,36 @@ def spark_session(choice: SparkChoice, scratch: Path) -> Iterator[SparkSession]:
         "spark.sql.warehouse.dir": str(scratch.absolute() / "warehouse"),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.sql.adaptive.enabled": "true",
-        "spark.sql.adaptive.skewJoin.enabled": "true",
-        "spark.sql.session.timeZone": "UTC",
         "spark.python.worker.reuse": "true",
-        # A batch is bounded in bytes as well: ten thousand documents (Spark's default) may be gigabytes.
-        "spark.sql.execution.arrow.maxRecordsPerBatch": "1000",
-        "spark.sql.execution.arrow.maxBytesPerBatch": str(32 << 20),
+        **JOB_SETTINGS,
         **choice.conf,
     }
     builder = SparkSession.builder.master(choice.master).appName("brickyard prepare")
+    warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing of ours uses them
+    return _start(_configured(builder, settings), scratch / LOG_FILE)
+
+
+def _configured(builder: SparkSession.Builder, settings: Mapping[str, str]) -> SparkSession.Builder:
     for key, value in settings.items():
         builder = builder.config(key, value)
-    warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing of ours uses them
-    spark = _start(builder, scratch / LOG_FILE)
-    try:
-        if not local:
-            _send_code(spark, scratch)
-        yield spark
-    finally:
-        spark.stop()
+    return builder
 
 
 def divide_shuffles(spark: SparkSession, input_bytes: int) -> None:
     """Into as many parts as the input asks for, unless the session's settings say how many: Spark's own 200 are too
     many for megabytes and too few for terabytes. The result is the same."""
-    key = "spark.sql.shuffle.partitions"
-    if key not in dict(spark.sparkContext.getConf().getAll()):
-        least = 2 * spark.sparkContext.defaultParallelism
-        spark.conf.set(key, str(max(least, input_bytes // SHUFFLE_PART_BYTES)))
+    if spark.conf.get(SHUFFLE_PARTS) == DEFAULT_SHUFFLE_PARTS:
+        spark.conf.set(SHUFFLE_PARTS, str(max(2 * cores(spark), input_bytes // SHUFFLE_PART_BYTES)))
+
+
+def cores(spark: SparkSession) -> int:
+    """Tasks that run at once; of a server's, which does not tell, a guess."""
+    return CORES_OF_A_SERVER if is_remote(spark) else spark.sparkContext.defaultParallelism
+
+
+def is_remote(spark: SparkSession) -> bool:
+    """Whether it is a Spark Connect server's."""
+    return not hasattr(spark, "_jvm")
 
 
 def _start(builder: SparkSession.Builder, log: Path) -> SparkSession:
@@ -103,7 +141,11 @@ def _send_code(spark: SparkSession, scratch: Path) -> None:
     """To the machines that run the tasks, unless spark-submit has done so."""
     if code_archive.NAME not in (spark.conf.get("spark.submit.pyFiles", "") or ""):
         code_archive.write_archive(scratch / code_archive.NAME)
-        spark.sparkContext.addPyFile(str((scratch / code_archive.NAME).absolute()))
+        archive = str((scratch / code_archive.NAME).absolute())
+        if is_remote(spark):
+            spark.addArtifacts(archive, pyfile=True)
+        else:
+            spark.sparkContext.addPyFile(archive)
 
 
 @contextmanager

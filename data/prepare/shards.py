@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from data.manifest import folder_of
 from data.prepare import packing
-from data.prepare.session import spark_path
+from data.prepare.session import cores, spark_path
 
 Places = dict[tuple[str, str], int]  # (domain, split) -> a number of something
 MDS_OFFSET_BYTES = 4  # per sample, in a shard's header
@@ -76,7 +76,7 @@ def write(placed: DataFrame, layout: Layout, writer: Writer, folder: Path) -> No
     """
     pieces = placed.mapInArrow(partial(_cut_batches, layout=layout), PIECES)
     # Each task that writes imports streaming, and with it torch, so tasks are few; a task writes its shards one by one.
-    tasks = min(layout.shards, 2 * placed.sparkSession.sparkContext.defaultParallelism)
+    tasks = min(layout.shards, 2 * cores(placed.sparkSession))
     by_shard = pieces.repartitionById(tasks, (F.col("shard") % tasks).cast("int")).sortWithinPartitions(
         "shard", "offset"
     )

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pyspark
 
+from data.errors import DataError
 from data.prepare.code_archive import NAME
 from data.prepare.recipe import SparkChoice
+from data.prepare.session import CONNECT
 
 ENVIRONMENT = "environment.tar.gz"
 
@@ -17,7 +19,15 @@ def commands(spark: SparkChoice, script: Path, arguments: Sequence[str]) -> list
     """Shell commands, in order: pack the packages, pack the code, submit `script` with `arguments`.
 
     The driver runs here, with this interpreter; the archive's own is a link, so the machines need the same Python.
+
+    Raises:
+        DataError: the recipe names a Spark Connect server, which has a driver of its own.
     """
+    if spark.master.startswith(CONNECT):
+        raise DataError(
+            f"spark.master: {spark.master} is a Spark Connect server, to which nothing is submitted; "
+            "run `brickyard prepare` without --print-submit"
+        )
     submit = [str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), "--master", spark.master]
     submit += ["--name", "brickyard prepare", "--driver-memory", spark.driver_memory]
     submit += ["--archives", f"{ENVIRONMENT}#environment", "--py-files", NAME]

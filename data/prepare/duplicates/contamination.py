@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pyspark import Broadcast
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -42,10 +41,8 @@ def write(choice: Decontaminate, benchmarks: Contamination, documents: DataFrame
         report(f"decontamination: {name}: {examples:,} examples{shorter}")
     report(f"decontamination: looking for {len(benchmarks.hashes):,} runs of {choice.ngram} words")
     scratch = folder / "scratch"
-    shared = documents.sparkSession.sparkContext.broadcast(benchmarks)
-    hits = kept(documents).select("id", "text").mapInArrow(partial(_hits, benchmarks=shared), HITS)
+    hits = kept(documents).select("id", "text").mapInArrow(partial(_hits, benchmarks=benchmarks), HITS)
     hits.write.parquet(spark_path(scratch / "hits"))
-    shared.unpersist()
     hits = read(documents, scratch / "hits")
     if choice.max_documents is not None:
         spread = hits.groupBy("ngram").agg(F.count_distinct("id").alias("documents"))
@@ -72,18 +69,17 @@ def _found(overlaps: DataFrame, names: list[str]) -> dict[str, Found]:
     return found
 
 
-def _hits(batches: Iterator[pa.RecordBatch], benchmarks: "Broadcast[Contamination]") -> Iterator[pa.RecordBatch]:
+def _hits(batches: Iterator[pa.RecordBatch], benchmarks: Contamination) -> Iterator[pa.RecordBatch]:
     """Every n-gram of every benchmark that a document has, once a part of it."""
     names = ["id", "ngram", "benchmark", "words"]
-    held = benchmarks.value
     for batch in batches:
         for numbers, group in parts(texts_of(batch)):
-            grams = ngrams(group, held.length, short=False)
-            places, owners = held.find(grams.hashes)
+            grams = ngrams(group, benchmarks.length, short=False)
+            places, owners = benchmarks.find(grams.hashes)
             documents = np.repeat(np.asarray(numbers), grams.counts)[places]
             pairs = np.stack([documents.astype(np.uint64), grams.hashes[places]])
             once = np.unique(pairs, axis=1, return_index=True)[1]
-            spelt = [grams.spell(place, held.length) for place in places[once]]
+            spelt = [grams.spell(place, benchmarks.length) for place in places[once]]
             yield pa.RecordBatch.from_arrays(
                 [
                     batch.column("id").take(pa.array(documents[once])),

@@ -1,4 +1,4 @@
-"""The commands of --print-submit, as printed, on a real standalone cluster: two workers that have none of our code."""
+"""Real clusters: two workers that have none of our code, given what --print-submit prints; a Spark Connect server."""
 
 import os
 import socket
@@ -6,13 +6,16 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import time
 from pathlib import Path
 
 import pyspark
 import pytest
 from omegaconf import OmegaConf
 
+from data.prepare.duplicates.choices import Deduplicate, NearDuplicates, RepeatedLines
 from data.prepare.recipe import SparkChoice
+from launch.cli import main
 
 from corpus import QUICK, recipe, same_files, write_corpus
 
@@ -22,12 +25,16 @@ DEPLOY = "org.apache.spark.deploy"
 CLIENT_JVM = "-XX:TieredStopAtLevel=1"
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture
 def cluster(tmp_path):
     """The master's address; each worker has a core and leaves its executors' folders in tmp_path/workers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"spark://127.0.0.1:{port}"
     here = ["--host", "127.0.0.1", "--webui-port", "0"]
     size = ["--cores", "1", "--memory", "1g", "--work-dir", f"{tmp_path}/workers"]
@@ -88,3 +95,53 @@ def test_a_cluster_writes_the_same_bytes_as_this_machine(cluster, tmp_path):
     assert len(executors) == 2, "both workers ran tasks with what was sent to them"
     subprocess.run([*brickyard, "here.yaml"], **run)
     assert same_files(tmp_path / "here", tmp_path / "there")
+
+
+@pytest.fixture
+def connect_server(tmp_path):
+    """The address of a Spark Connect server, in whose Python our packages are and our code is not."""
+    port = free_port()
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env |= {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+    server = ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "--master", "local[2]"]
+    server += ["--conf", f"spark.connect.grpc.binding.port={port}", "--conf", "spark.ui.enabled=false"]
+    server += ["--driver-memory", "1g", "--driver-java-options", CLIENT_JVM, "spark-internal"]
+    submit = SPARK_CLASS.with_name("spark-submit")
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen([submit, *server], cwd=tmp_path, env=env, stdout=log, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            break
+        except OSError:
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+            time.sleep(0.2)
+    yield f"sc://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(timeout=30)
+
+
+@pytest.mark.cluster
+def test_a_spark_connect_server_writes_the_same_bytes_as_this_machine(connect_server, tmp_path):
+    write_corpus(tmp_path)
+    choice = {"deduplicate": Deduplicate(NearDuplicates(), RepeatedLines())}
+    there = recipe(tmp_path, tmp_path / "there", spark=SparkChoice(connect_server), **choice)
+    here = recipe(tmp_path, tmp_path / "here", **choice)
+    for name, each in (("there.yaml", there), ("here.yaml", here)):
+        (tmp_path / name).write_text(OmegaConf.to_yaml(OmegaConf.structured(each)))
+        command = [sys.executable, "-m", "launch", "prepare", name]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), **({"JAVA_HOME": "/nowhere"} if each is there else {})}
+        subprocess.run(command, cwd=tmp_path, env=env, check=True, timeout=300)
+    assert same_files(tmp_path / "here", tmp_path / "there")
+
+
+def test_a_server_that_does_not_answer_is_said(tmp_path, capsys):
+    write_corpus(tmp_path)
+    address = f"sc://127.0.0.1:{free_port()}"
+    there = recipe(tmp_path, tmp_path / "there", spark=SparkChoice(address))
+    (tmp_path / "there.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(there)))
+    assert main(["prepare", str(tmp_path / "there.yaml")]) == 2
+    assert f"spark.master: {address}: no Spark Connect server answers there" in capsys.readouterr().err
+    assert main(["prepare", str(tmp_path / "there.yaml"), "--print-submit"]) == 2
+    assert "to which nothing is submitted" in capsys.readouterr().err
