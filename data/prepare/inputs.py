@@ -11,9 +11,10 @@ from pyspark.sql import functions as F
 
 from data.errors import DataError
 from data.prepare import remote_files
+from data.prepare.delta import active_files
 from data.prepare.file_hashes import hash_files
 from data.prepare.recipe import Domain, Source, SourceFormat, content
-from data.prepare.session import SPARK_ERRORS, sentence, spark_path
+from data.prepare.session import SPARK_ERRORS, sentence
 from data.prepare.stages import fingerprint_of
 
 
@@ -89,11 +90,11 @@ def identify(inputs: list[Input], work: Path, spark: Callable[[], SparkSession])
 
 def is_table(source: Source) -> bool:
     """Is it read by name, or as a whole, with no files of its own to speak of?"""
-    return source.table is not None or source.format is SourceFormat.delta
+    return source.table is not None or (source.format is SourceFormat.delta and "://" in source.path)
 
 
 def read_table(spark: SparkSession, item: Input) -> DataFrame:
-    """A catalog's table, or a Delta table at a path.
+    """A catalog's table, or a Delta table at a URL.
 
     Raises:
         DataError: there is no such table, or nothing that reads Delta.
@@ -102,12 +103,11 @@ def read_table(spark: SparkSession, item: Input) -> DataFrame:
     try:
         if source.table is not None:
             return spark.read.table(source.table)
-        path = source.path if "://" in source.path else spark_path(Path(source.path).expanduser())
-        return spark.read.format("delta").load(path)
+        return spark.read.format("delta").load(source.path)
     except SPARK_ERRORS as error:
         if "DATA_SOURCE_NOT_FOUND" in str(error):
             raise DataError(
-                f"{item.key}.format: Spark has no reader of Delta; add the jars of delta-spark that fit Spark "
+                f"{item.key}.format: Spark has no reader of Delta at a URL; add the jars of delta-spark that fit Spark "
                 f"{spark.version} by spark.conf (spark.jars or spark.jars.packages)"
             ) from None
         key = "table" if source.table else "path"
@@ -151,6 +151,8 @@ def _files(source: Source, key: str) -> list[Path]:
     if is_table(source) or "://" in pattern:
         return []
     path = Path(pattern).expanduser()
+    if source.format is SourceFormat.delta:
+        return active_files(path, key)
     if path.is_dir():
         found = [
             file for file in path.rglob("*") if not any(part.startswith(".") for part in file.relative_to(path).parts)

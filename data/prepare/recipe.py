@@ -29,7 +29,7 @@ class SourceFormat(Enum):
     parquet = "parquet"
     text = "text"  # one document a file
     csv = "csv"  # with a header; quoted fields may hold line ends
-    delta = "delta"  # a Delta table; its jars come by spark.conf
+    delta = "delta"  # a Delta table's newest version; at a URL, its jars come by spark.conf
 
 
 class TokenizerKind(Enum):

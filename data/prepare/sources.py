@@ -84,6 +84,7 @@ def _read(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
             SourceFormat.csv: _read_csv,
             SourceFormat.text: _read_text,
             SourceFormat.parquet: _read_parquet,
+            SourceFormat.delta: _read_delta,
         }
         frame = readers[item.source.format](spark, item, paths)
     else:
@@ -156,6 +157,14 @@ def _read_text(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
 
 def _read_parquet(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
     frame = spark.read.parquet(*paths, recursiveFileLookup=True)
+    check_columns(item, frame.columns)
+    return frame.select(*_mapped(item), *_file(), *_sound())
+
+
+def _read_delta(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
+    """The columns of partitions are in the names of folders, and older files lack newer columns."""
+    root = spark_path(Path(item.source.path).expanduser())
+    frame = spark.read.option("basePath", root).option("mergeSchema", True).parquet(*paths)
     check_columns(item, frame.columns)
     return frame.select(*_mapped(item), *_file(), *_sound())
 

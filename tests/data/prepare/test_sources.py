@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstd
+from deltalake import DeltaTable, write_deltalake
 from pyspark.errors import PySparkException
 
 from data.errors import DataError
@@ -114,9 +115,27 @@ def test_a_table_of_a_catalog(spark, read, tmp_path):
         read(table="default.documents")
 
 
-def test_delta_without_its_jars_says_what_to_do(read, tmp_path):
-    with pytest.raises(DataError, match=r"format: Spark has no reader of Delta; add the jars of delta-spark"):
-        read(tmp_path, format=SourceFormat.delta)
+def test_delta_is_read_as_it_is_now(read, tmp_path):
+    """Partitions, a column that came later, rows that were deleted; and files that no version has any more."""
+    table = tmp_path / "a table"
+    columns = {"text_column": "body", "origin_column": "lang", "licence_column": "licence"}
+    first = pa.table({"body": ["one", "zwei", "due"], "lang": ["en", "de", "it/x"]})
+    write_deltalake(table, first, partition_by=["lang"])
+    more = pa.table({"body": ["three"], "lang": ["en"], "licence": ["MIT"]})
+    write_deltalake(table, more, mode="append", schema_mode="merge", partition_by=["lang"])
+    DeltaTable(table).delete("lang = 'de'")
+    wanted = [("due", "it/x", None, None, None), ("one", "en", None, None, None), ("three", "en", "MIT", None, None)]
+    assert read(table, format=SourceFormat.delta, **columns)[2] == wanted
+    with pytest.raises(DataError, match=r"sources\[0\].path: .* can't be read as a Delta table"):
+        read(tmp_path / "none", format=SourceFormat.delta, **columns)
+    DeltaTable(table).alter.set_table_properties({"delta.enableDeletionVectors": "true"}, raise_if_not_exists=False)
+    with pytest.raises(DataError, match="uses deletionVectors, so its rows are not just those in its files"):
+        read(table, format=SourceFormat.delta, **columns)
+
+
+def test_delta_at_a_url_without_its_jars_says_what_to_do(read):
+    with pytest.raises(DataError, match=r"format: Spark has no reader of Delta at a URL; add the jars of delta-spark"):
+        read("file:///tmp", format=SourceFormat.delta)
 
 
 def test_urls(read, tmp_path):
