@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,5 +25,11 @@ def prepare_command(path: Path, overrides: Sequence[str], print_submit: bool = F
         print("\n".join(submit.commands(recipe.spark, script, ["prepare", str(path), *overrides])))
         return 0
     signal.signal(signal.SIGTERM, Terminated.on_signal)
+    logging.getLogger().addFilter(_is_no_interrupt)
     prepare(recipe, lambda line: print(f"prepare: {line}", flush=True))
     return 0
+
+
+def _is_no_interrupt(record: logging.LogRecord) -> bool:
+    """Py4J logs a Ctrl-C that comes while it waits for Java, and passes it on."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], KeyboardInterrupt)

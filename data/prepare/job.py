@@ -27,7 +27,7 @@ from data.prepare.duplicates.steps import chosen
 from data.prepare.inputs import Input, find_inputs, identify
 from data.prepare.output import check_replaceable, locked, publish
 from data.prepare.recipe import Packing, PrepareRecipe, content
-from data.prepare.session import divide_shuffles, spark_session
+from data.prepare.session import divide_shuffles, explained, spark_session
 from data.prepare.shards import Places
 from data.prepare.stages import Stage, Stages, fingerprint_of
 from data.tokenizer import Tokenizer
@@ -55,7 +55,7 @@ def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = 
     inputs = find_inputs(recipe.domains)
     tokenizer = tokens.fixed_tokenizer(recipe)
     benchmarks = None if recipe.decontaminate is None else read_benchmarks(recipe.decontaminate)
-    with locked(output) as work, _session(recipe, work, report, spark) as session:
+    with explained(output), locked(output) as work, _session(recipe, work, report, spark) as session:
         inputs = identify(inputs, work, session)
         fingerprints = _fingerprints(recipe, inputs, tokenizer, benchmarks)
         if (kept := _up_to_date(output, *fingerprints)) is not None:

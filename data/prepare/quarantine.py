@@ -14,7 +14,8 @@ MALFORMED = "malformed"  # a line that is no JSON object, a row that does not fi
 NO_UTF8 = "no_utf8"
 NO_TEXT = "no_text"  # a record without text
 UNREADABLE = "unreadable_file"  # one record for a file that can't be read to its end
-REASONS = (MALFORMED, NO_UTF8, NO_TEXT, UNREADABLE)
+TOO_LONG = "too_long"  # a document over the source's max_document_mb
+REASONS = (MALFORMED, NO_UTF8, NO_TEXT, UNREADABLE, TOO_LONG)
 FOLDER = "quarantine"
 RECORD_CHARACTERS = 1000  # of a raw record that are kept
 PART_RECORDS = 100_000  # of one file of the quarantine, about
@@ -25,7 +26,7 @@ def check(raw: DataFrame, item: Input) -> None:
 
     Raises:
         DataError: none of its records has text where the recipe looks for it, or more of them than its
-            max_quarantined can't be read.
+            max_quarantined can't be read. What is too long could be read, and counts for nothing here.
     """
     counts = dict[str | None, int](row[:] for row in raw.groupBy("dropped").count().collect())
     read, source = sum(counts.values()), item.source
@@ -34,7 +35,7 @@ def check(raw: DataFrame, item: Input) -> None:
             f"{item.key}.text_column: none of the {read:,} records of {item.name} has {source.text_column!r}; name the "
             "column that holds the text"
         )
-    bad = sum(number for reason, number in counts.items() if reason)
+    bad = sum(number for reason, number in counts.items() if reason not in (None, TOO_LONG))
     if bad > source.max_quarantined * read:
         each = ", ".join(f"{reason} {counts[reason]:,}" for reason in REASONS if counts.get(reason))
         worst = raw.where(F.col("dropped").isNotNull()).orderBy("dropped", "file", "record").limit(3)

@@ -11,6 +11,7 @@ from data.prepare.cleaning import steps
 from data.prepare.duplicates.choices import Decontaminate, Deduplicate
 
 MAX_SHARD_MB = 2048  # MDS keeps offsets in 32 bits
+MAX_DOCUMENT_MB = 1024  # a column of a batch has at most 2 GB, and some tasks hold a text twice in one
 MASTERS = ("local", "spark://", "yarn", "k8s://", "sc://")
 MIN_VOCAB_SIZE = 257  # every byte, and the end of text
 
@@ -54,6 +55,8 @@ class Source:
     sample: float = 1.0  # the fraction of records that is read: those of the smallest hashes
     # The most records that are read, those of the smallest hashes; copies of the last come along.
     limit: int | None = None
+    # A longer document is quarantined. A task holds a document several times over; a book has 1 MB, a dump has no end.
+    max_document_mb: int = 64
     max_quarantined: float = 0.01  # of its records, and of its files, that may be unreadable before the job stops
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -73,6 +76,8 @@ class Source:
             yield "sample", "expected a fraction above 0 and at most 1"
         if self.limit is not None and self.limit < 1:
             yield "limit", "expected at least 1"
+        if not 1 <= self.max_document_mb <= MAX_DOCUMENT_MB:
+            yield "max_document_mb", f"expected a number from 1 to {MAX_DOCUMENT_MB}"
         if not 0 <= self.max_quarantined <= 1:
             yield "max_quarantined", "expected a fraction from 0 to 1"
 

@@ -1,5 +1,6 @@
 """Files at a URL: read by Hadoop where it knows the scheme, else brought here by fsspec first."""
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from data.errors import DataError
-from data.prepare.session import SPARK_ERRORS, sentence
+from data.prepare.session import SPARK_ERRORS, is_remote, sentence
 from data.prepare.stages import fingerprint_of
 
 UNKNOWN_SCHEME = "No FileSystem for scheme"
@@ -42,6 +43,22 @@ def list_files(spark: SparkSession, url: str) -> DataFrame:
     """path, length and modificationTime of every file at a URL that Hadoop reads."""
     files = spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(url)
     return files.select("path", "length", "modificationTime")
+
+
+def begins_with(spark: SparkSession, path: str, magic: bytes) -> bool:
+    """Are these a file's first bytes? An empty file counts as one that begins so, as does one that only a Spark Connect
+    server can open."""
+    if path.startswith("file:"):
+        with Path(re.sub("^file:/*", "/", path)).open("rb") as file:
+            return file.read(len(magic)) in (magic, b"")
+    if is_remote(spark):
+        return True
+    place = spark._jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]
+    stream = place.getFileSystem(spark._jsc.hadoopConfiguration()).open(place)
+    try:
+        return [stream.read() for _ in magic] in (list(magic), [-1] * len(magic))
+    finally:
+        stream.close()
 
 
 def is_hadoop(spark: SparkSession, url: str) -> bool:

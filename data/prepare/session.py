@@ -3,9 +3,12 @@
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +37,7 @@ JOB_SETTINGS = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": "1000",
     "spark.sql.execution.arrow.maxBytesPerBatch": str(32 << 20),
 }
+_FULL = re.compile("No space left on device|Disk quota exceeded|File too large")
 SPARK_ERRORS = (PySparkException, Py4JJavaError)  # the second: those that PySpark has no class for
 LOG_SETTINGS = """\
 rootLogger.level = error
@@ -97,11 +101,16 @@ def _start_java(choice: SparkChoice, scratch: Path) -> SparkSession:
         "spark.ui.showConsoleProgress": "false",
         "spark.python.worker.reuse": "true",
         **JOB_SETTINGS,
+        **({"spark.python.daemon.module": "data.prepare.worker_daemon"} if local else {}),  # a cluster gets it too late
         **choice.conf,
     }
     builder = SparkSession.builder.master(choice.master).appName("brickyard prepare")
     warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing of ours uses them
-    return _start(_configured(builder, settings), scratch / LOG_FILE)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    spark = _start(_configured(builder, settings), scratch / LOG_FILE)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, on_interrupt)  # Spark's own calls Java amid a call, and both fail at length
+    return spark
 
 
 def _configured(builder: SparkSession.Builder, settings: Mapping[str, str]) -> SparkSession.Builder:
@@ -162,6 +171,29 @@ def _stderr_into(path: Path) -> Iterator[None]:
         os.close(ours)
 
 
+@contextmanager
+def explained(output: Path) -> Iterator[None]:
+    """Turns a full disk, wherever it was noticed, into one sentence.
+
+    Raises:
+        DataError: a disk is full.
+    """
+    try:
+        yield
+    except (*SPARK_ERRORS, OSError) as error:
+        said = _FULL.search(str(error))
+        if said is None:
+            raise
+        spills = os.environ.get("SPARK_LOCAL_DIRS", tempfile.gettempdir()).split(",")[0]
+        free = ", ".join(
+            f"{folder} has {shutil.disk_usage(folder).free / 1e9:,.1f} GB free" for folder in (output.parent, spills)
+        )
+        raise DataError(
+            f"output: a disk is full ({said[0]}): {free}; make room and run the same command again, which goes on "
+            "after the last whole step"
+        ) from None
+
+
 def sentence(error: Exception) -> str:
     """The line of a Spark error that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines()]
@@ -171,7 +203,12 @@ def sentence(error: Exception) -> str:
 
 def spark_path(path: Path) -> str:
     """The path as Spark takes it: on the local disk whatever Hadoop's default is, and no sign in it read as a glob."""
-    return "file://" + re.sub(r"([\\*?\[\]{}])", r"\\\1", str(path.absolute()))
+    return "file://" + no_glob(str(path.absolute()))
+
+
+def no_glob(path: str) -> str:
+    """A path in which Spark reads no sign as a glob's."""
+    return re.sub(r"([\\*?\[\]{}])", r"\\\1", path)
 
 
 def _check_java() -> None:

@@ -15,15 +15,17 @@ from data.errors import DataError
 from data.prepare import remote_files
 from data.prepare.hashed import fraction
 from data.prepare.inputs import Input, check_columns, columns_of, is_table, quoted, read_table
-from data.prepare.quarantine import MALFORMED, NO_TEXT, NO_UTF8, RECORD_CHARACTERS, UNREADABLE
+from data.prepare.quarantine import MALFORMED, NO_TEXT, NO_UTF8, RECORD_CHARACTERS, TOO_LONG, UNREADABLE
 from data.prepare.recipe import SourceFormat
-from data.prepare.session import SPARK_ERRORS, sentence, spark_path
+from data.prepare.session import SPARK_ERRORS, no_glob, sentence, spark_path
 
 LINEAGE = ("origin", "licence", "time")
 # All strings. `dropped`: null, or a reason of quarantine.py's; then `record` is the beginning of the raw record, and
 # text is null. `file`: where it was read.
 RAW = "text", *LINEAGE, "file", "dropped", "record"
 PREFIX = 4  # hex digits of a hash, by which a limit's last record is found
+MEGABYTE = 1_000_000
+NO_BZIP2 = "its name says bzip2, its first bytes do not"
 _BROKEN = "__malformed"
 _REPLACEMENT = "\ufffd"
 _NAMED_FILE = re.compile(r"FAILED_READ_FILE[^\]]*\] Encountered error while reading file (\S+?)\.(?:\s|$)")
@@ -39,12 +41,17 @@ def write_raw(spark: SparkSession, item: Input, folder: Path, scratch: Path) -> 
         DataError: the source lacks a named column, or too many of its files can't be read.
     """
     paths = _paths(spark, item, scratch)
-    unreadable: dict[str, str] = {}
+    too_long = _too_long(spark, item, paths) if item.source.format is SourceFormat.text else {}
+    unreadable = _no_bzip2(spark, item, paths)
     while True:
+        left_out = [*unreadable, *too_long]
+        _check_unreadable(unreadable, item)
+        if left_out and paths == [item.source.path]:
+            paths = _files_at(spark, item.source.path)
         try:
-            records = _read(spark, item, [path for path in paths if _plain(path) not in unreadable])
-            if unreadable:
-                records = records.unionByName(_unreadable(spark, unreadable))
+            records = _read(spark, item, [path for path in paths if _plain(path) not in left_out])
+            if left_out:
+                records = records.unionByName(_left_out(spark, UNREADABLE, unreadable, TOO_LONG, too_long))
             return records.write.parquet(spark_path(folder))
         except AnalysisException as error:
             raise DataError(f"{item.key}: can't read {item.name}: {sentence(error)}") from None
@@ -53,15 +60,42 @@ def write_raw(spark: SparkSession, item: Input, folder: Path, scratch: Path) -> 
             if named is None or _plain(named[1]) in unreadable:
                 raise
             unreadable[_plain(named[1])] = _reason(error)
-            if len(unreadable) > item.source.max_quarantined * item.file_count:
-                raise DataError(
-                    f"{item.key}: {len(unreadable):,} of {item.file_count:,} files of {item.name} can't be read, more "
-                    f"than max_quarantined ({item.source.max_quarantined:.2%}): {_plain(named[1])}: "
-                    f"{unreadable[_plain(named[1])]}; repair or remove it, or raise max_quarantined"
-                ) from None
             shutil.rmtree(folder, ignore_errors=True)
-            if paths == [item.source.path]:
-                paths = [row.path for row in remote_files.list_files(spark, item.source.path).select("path").collect()]
+
+
+def _check_unreadable(reasons: dict[str, str], item: Input) -> None:
+    if reasons and len(reasons) > item.source.max_quarantined * item.file_count:
+        file, reason = list(reasons.items())[-1]
+        raise DataError(
+            f"{item.key}: {len(reasons):,} of {item.file_count:,} files of {item.name} can't be read, more than "
+            f"max_quarantined ({item.source.max_quarantined:.2%}): {file}: {reason}; repair or remove it, or raise "
+            "max_quarantined"
+        )
+
+
+def _too_long(spark: SparkSession, item: Input, paths: list[str]) -> dict[str, str]:
+    """Text files over the limit, with their sizes: they are not even read."""
+    limit = item.source.max_document_mb * MEGABYTE
+    if paths == [item.source.path]:
+        files = remote_files.list_files(spark, item.source.path).where(F.col("length") > limit)
+        sizes = {row.path: row.length for row in files.select("path", "length").collect()}
+    else:
+        sizes = {path: Path(_plain(path)).stat().st_size for path in paths}
+    return {_plain(path): f"{size:,} bytes" for path, size in sizes.items() if size > limit}
+
+
+def _files_at(spark: SparkSession, url: str) -> list[str]:
+    return [no_glob(row.path) for row in remote_files.list_files(spark, url).select("path").collect()]
+
+
+def _no_bzip2(spark: SparkSession, item: Input, paths: list[str]) -> dict[str, str]:
+    """Files that are bzip2 by their names alone, with the reason: read by lines, Hadoop finds them empty."""
+    if paths == [item.source.path]:
+        files = remote_files.list_files(spark, item.source.path).where(F.endswith("path", F.lit(".bz2")))
+        named = [row.path for row in files.select("path").collect()]
+    else:
+        named = [path for path in paths if path.endswith(".bz2")]
+    return {_plain(path): NO_BZIP2 for path in named if not remote_files.begins_with(spark, _unescaped(path), b"BZh")}
 
 
 def _paths(spark: SparkSession, item: Input, scratch: Path) -> list[str]:
@@ -91,6 +125,7 @@ def _read(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
         return spark.createDataFrame([], _SCHEMA)
     damaged = F.col("damaged") | ~F.is_valid_utf8(F.coalesce("text", F.lit("")))
     reason = F.when(damaged, NO_UTF8).when(F.col("malformed"), MALFORMED).when(F.isnull("text"), NO_TEXT)
+    reason = reason.when(F.octet_length("text") > item.source.max_document_mb * MEGABYTE, TOO_LONG)
     raw = F.coalesce("raw", "text", F.to_json(F.struct(*LINEAGE)))
     origin = F.coalesce("origin", "name")
     frame = frame.withColumns({"dropped": reason, "raw": raw})
@@ -219,18 +254,23 @@ def _chosen(frame: DataFrame, item: Input) -> DataFrame:
     return frame
 
 
-def _unreadable(spark: SparkSession, reasons: dict[str, str]) -> DataFrame:
+def _left_out(spark: SparkSession, *reasons: Any) -> DataFrame:
+    """Records of files that were not read; `reasons`: in turn, why, and files with what there is to say of each."""
     rows = [
-        {"file": file, "origin": file.rpartition("/")[2], "dropped": UNREADABLE, "record": reason}
-        for file, reason in reasons.items()
+        {"file": file, "origin": file.rpartition("/")[2], "dropped": reason, "record": said}
+        for reason, files in zip(reasons[::2], reasons[1::2], strict=True)
+        for file, said in files.items()
     ]
     return spark.createDataFrame(rows, _SCHEMA)
 
 
 def _plain(path: str) -> str:
     """A path as people write it, from Spark's spelling or our own for Spark."""
-    unescaped = re.sub(r"\\([\\*?\[\]{}])", r"\1", path)
-    return unquote(re.sub("^file:/*", "/", unescaped))
+    return unquote(re.sub("^file:/*", "/", _unescaped(path)))
+
+
+def _unescaped(path: str) -> str:
+    return re.sub(r"\\([\\*?\[\]{}])", r"\1", path)
 
 
 def _reason(error: Exception) -> str:

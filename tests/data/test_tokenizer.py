@@ -45,6 +45,7 @@ def test_too_little_text_is_the_users_mistake():
 def test_any_text_survives_and_ends_with_its_only_end_of_text(text):
     ids = encode(TRAINED, text).tolist()
     assert ids[-1] == TRAINED.end_of_text
+    assert ids[:-1] == TRAINED.encoding.encode_ordinary(text)
     assert TRAINED.end_of_text not in ids[:-1]
     assert TRAINED.encoding.decode(ids[:-1]) == text
 
@@ -52,6 +53,7 @@ def test_any_text_survives_and_ends_with_its_only_end_of_text(text):
 def test_a_text_that_spells_the_special_token_stays_text():
     text = f"before {END_OF_TEXT} after"
     ids = encode(TRAINED, text).tolist()
+    assert ids[:-1] == TRAINED.encoding.encode_ordinary(text)
     assert ids.count(TRAINED.end_of_text) == 1
     assert TRAINED.encoding.decode(ids[:-1]) == text
 

@@ -9,6 +9,7 @@ _LINE = re.compile(r"[^\n]+")
 _NEWLINE = re.compile("\r\n?|\u2028|\u2029|\x85")
 # NUL and the other control characters but tab and newline; the byte order mark; the noncharacters U+FFFE, U+FFFF.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
+_ASCII_CONTROL = {code: None for code in range(128) if _CONTROL.match(chr(code))}  # the same, many times as fast
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Putting n combining marks in order takes n² steps: minutes for a line of a million. No language has 100 in a row.
 _MARKS = re.compile(r"([^\x00-\u02ff\w\s]{100,})")
@@ -33,8 +34,10 @@ class Unicode:
     source: ClassVar[str] = "Unicode Standard Annex 15"
 
     def apply(self, text: str) -> str:
-        text = _CONTROL.sub("", _NEWLINE.sub("\n", text))
-        if not text.isascii():
+        if text.isascii():
+            text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_ASCII_CONTROL)
+        else:
+            text = _CONTROL.sub("", _NEWLINE.sub("\n", text))
             text = _SURROGATE.sub("\ufffd", text)
             text = "".join(_nfc(part) for part in _MARKS.split(text))
         return text.rstrip().lstrip("\n")

@@ -7,11 +7,13 @@ as in FineWeb, which runs the same thresholds; characters are those of words or 
 
 import re
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from data.prepare.cleaning.pieces import lines, repeated, words
 from data.prepare.cleaning.verdict import Drop, Problem, fractions, outside
@@ -19,7 +21,9 @@ from data.prepare.cleaning.verdict import Drop, Problem, fractions, outside
 BULLETS = tuple("•‣◦▪■●⁃-–*")
 ELLIPSES = ("...", "…")
 _LETTER = re.compile(r"[^\W\d_]")
-_ELLIPSIS = re.compile(r"\.\.\.|…")
+# Of ASCII: without what is neither a letter nor white space, and so without words that have no letter.
+_WORDS_OF_LETTERS = {code: None for code in range(128) if not (chr(code).isalpha() or chr(code).isspace())}
+_SOME = 1000  # words
 _PARAGRAPHS = re.compile(r"\n[^\S\n]*\n\s*")
 
 
@@ -53,19 +57,21 @@ class GopherQuality:
         return next(filter(None, self._faults(text)), text)
 
     def _faults(self, text: str) -> Iterator[Drop | None]:
-        count = characters = alphabetic = 0
-        stop_words, found = set(self.stop_words), set()
+        ascii_only = text.isascii()
+        count = characters = 0
+        alphabetic = len(text.translate(_WORDS_OF_LETTERS).split()) if ascii_only else 0
+        stop_words, found = set(self.stop_words), set[str]()
         for some in words(text):
             count += len(some)
             yield outside("words", count, high=self.max_words)
             characters += sum(map(len, some))
-            alphabetic += sum(1 for word in some if _LETTER.search(word))
-            found |= stop_words.intersection(map(str.lower, some))
+            alphabetic += 0 if ascii_only else sum(1 for word in some if word.isalpha() or _LETTER.search(word))
+            found |= _first_of(stop_words, some, self.min_stop_words - len(found))
         yield outside("words", count, low=self.min_words)
         yield outside("mean word length", characters / max(count, 1), self.min_mean_word_length)
         yield outside("mean word length", characters / max(count, 1), high=self.max_mean_word_length)
         yield outside("# to words", text.count("#") / max(count, 1), high=self.max_symbol_ratio)
-        ellipses = sum(1 for _ in _ELLIPSIS.finditer(text))
+        ellipses = text.count("...") + text.count("…")
         yield outside("ellipses to words", ellipses / max(count, 1), high=self.max_symbol_ratio)
         number = bulleted = trailing = 0
         for line in lines(text):
@@ -115,52 +121,74 @@ class GopherRepetition:
         yield outside("duplicate paragraphs", again, high=self.max_duplicate_paragraphs)
         yield outside("characters in duplicate paragraphs", characters, high=self.max_duplicate_paragraph_characters)
         ids, sizes = _number(text)
-        for length, grams, first in _ngrams(ids, max([0, *self.top_ngrams, *self.duplicate_ngrams])):
+        for length, places, grams in _repeated_ngrams(ids, max([0, *self.top_ngrams, *self.duplicate_ngrams])):
             if (limit := self.top_ngrams.get(length)) is not None:
-                yield outside(f"characters in the top {length}-gram", _top(grams, length, sizes), high=limit)
+                fraction = _covered(_top(places, grams, length, sizes), length, sizes)
+                yield outside(f"characters in the top {length}-gram", fraction, high=limit)
             if (limit := self.duplicate_ngrams.get(length)) is not None:
-                again_at = np.ones(len(grams), bool)
-                again_at[first] = False
-                fraction = _covered(again_at, length, sizes)
+                fraction = _covered(places[_again(grams)], length, sizes)
                 yield outside(f"characters in duplicate {length}-grams", fraction, high=limit)
+
+
+def _first_of(wanted: set[str], words: list[str], enough: int) -> set[str]:
+    """Those of the wanted words, in lower case, that come first; what follows `enough` of them may be left out."""
+    found: set[str] = set()
+    for start in range(0, len(words), _SOME):
+        if len(found) >= enough:
+            break
+        found |= wanted.intersection(map(str.lower, words[start : start + _SOME]))
+    return found
 
 
 def _number(text: str) -> tuple[np.ndarray, np.ndarray]:
     """Each word as a number, equal words as equal numbers, and its characters: both [words], int64."""
-    known: dict[str, int] = {}
+    known: defaultdict[str, int] = defaultdict()
+    known.default_factory = known.__len__
     ids, sizes = array("q"), array("q")
     for some in words(text):
-        ids.extend([known.setdefault(word, len(known)) for word in some])
+        ids.extend(map(known.__getitem__, some))
         sizes.extend(map(len, some))
     return np.frombuffer(ids, np.int64), np.frombuffer(sizes, np.int64)
 
 
-def _ngrams(ids: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(n, the n-gram at each word as a number, where each one is first) for n from 2, as long as any is repeated.
+def _repeated_ngrams(ids: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(n, the words at which an n-gram begins that is there twice, these n-grams as numbers) for n from 2, as long as
+    there is any.
 
-    An n-gram is the (n-1)-gram at its place and one more word: exact, where hashes would be nearly so.
+    An n-gram is the (n-1)-gram at its place and one more word: exact, where hashes would be nearly so. What is there
+    once as an (n-1)-gram is there once as an n-gram, so it is looked at no more.
     """
-    grams = ids
+    places, grams = np.arange(len(ids)), ids
     vocabulary = int(ids.max(initial=0)) + 1
-    for length in range(2, min(longest, len(ids)) + 1):
-        pairs = grams[:-1] * vocabulary + ids[length - 1 :]
-        _, first, grams = np.unique(pairs, return_index=True, return_inverse=True)
-        if len(first) == len(grams):
+    for length in range(2, longest + 1):
+        inside = np.searchsorted(places, len(ids) - length, side="right")
+        places, grams = places[:inside], grams[:inside]
+        # Numbered by a hash table, in the order of their first places: sorting them would not be linear.
+        pairs = pa.array(grams * vocabulary + ids[places + length - 1])
+        grams = pairs.dictionary_encode().indices.to_numpy().astype(np.int64)
+        repeated = np.bincount(grams)[grams] > 1 if len(grams) else np.empty(0, bool)
+        places, grams = places[repeated], grams[repeated]
+        if not len(places):
             return
-        yield length, grams, first
+        yield length, places, grams
 
 
-def _top(grams: np.ndarray, length: int, sizes: np.ndarray) -> float:
-    """The fraction of the characters in the most frequent n-gram; of equally frequent ones, in the longest."""
+def _again(grams: np.ndarray) -> np.ndarray:
+    """Which of the n-grams, numbered in the order of their first places, stood before: bool [n-grams]."""
+    return grams <= np.maximum.accumulate(np.concatenate([[-1], grams[:-1]]))
+
+
+def _top(places: np.ndarray, grams: np.ndarray, length: int, sizes: np.ndarray) -> np.ndarray:
+    """The places of the most frequent n-gram; of equally frequent ones, of the longest."""
     counts = np.bincount(grams)[grams]
     until = np.concatenate([[0], np.cumsum(sizes)])
-    longest = np.argmax(np.where(counts == counts.max(), until[length:] - until[:-length], -1))
-    return _covered(grams == grams[longest], length, sizes)
+    longest = np.argmax(np.where(counts == counts.max(), until[places + length] - until[places], -1))
+    return places[grams == grams[longest]]
 
 
-def _covered(starts: np.ndarray, length: int, sizes: np.ndarray) -> float:
-    """The fraction of the characters in n-grams that begin at the marked words, each counted once."""
+def _covered(places: np.ndarray, length: int, sizes: np.ndarray) -> float:
+    """The fraction of the characters in n-grams that begin at these words, each counted once."""
     change = np.zeros(len(sizes) + 1, np.int64)
-    change[: len(starts)] += starts
-    change[length : length + len(starts)] -= starts
+    change[places] += 1
+    change[places + length] -= 1
     return float(sizes[np.cumsum(change[:-1]) > 0].sum() / sizes.sum())

@@ -6,13 +6,17 @@ from collections.abc import Iterator
 PIECE_CHARACTERS = 1 << 20
 # What may end a sentence, in the scripts whose words are parted by spaces and in some others.
 ENDS = tuple(".!?\"'”’»…。！？」』】।॥؟۔։።")
-_LINE = re.compile(r"[^\n]+")
 _SPACE = re.compile(r"\s")
 
 
 def lines(text: str) -> Iterator[str]:
     """The lines that are not blank, without white space at their ends."""
-    return filter(None, (found[0].strip() for found in _LINE.finditer(text)))
+    start = 0
+    while start < len(text):
+        newline = text.find("\n", start + PIECE_CHARACTERS)
+        stop = len(text) if newline < 0 else newline
+        yield from filter(None, map(str.strip, text[start:stop].split("\n")))
+        start = stop + 1
 
 
 def words(text: str) -> Iterator[list[str]]:

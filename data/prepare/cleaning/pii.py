@@ -13,6 +13,8 @@ IPV6 = "2001:db8::1"  # for documentation, RFC 3849
 _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}+@(?:[A-Za-z0-9-]{1,63}+\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9-])"
 )
+# What every address ends in: sought by its '@', it is found, or not, in a fraction of the time.
+_EMAIL_END = re.compile(r"@(?:[A-Za-z0-9-]{1,63}+\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9-])")
 # The look-behinds come after the first digit, by which a search can skip through a text: three times as fast.
 _IPV4 = re.compile(r"\d(?<![\w.].)\d{0,2}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?!\.?\w)")
 # Public addresses are those of 2000::/3, so `B::C` of a program is none.
@@ -31,7 +33,7 @@ class MaskPii:
     source: ClassVar[str] = "Penedo et al. 2024 (FineWeb), 3.7"
 
     def apply(self, text: str) -> str:
-        if self.emails and "@" in text:
+        if self.emails and _EMAIL_END.search(text):
             text = _EMAIL.sub(EMAIL, text)
         if self.ip_addresses:
             text = _IPV4.sub(_masked(IPV4), text)

@@ -1,4 +1,4 @@
-"""Real clusters: two workers that have none of our code, given what --print-submit prints; a Spark Connect server."""
+"""Real clusters: workers that have none of our code, given what --print-submit prints; killed executors; Connect."""
 
 import os
 import socket
@@ -9,6 +9,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import psutil
 import pyspark
 import pytest
 from omegaconf import OmegaConf
@@ -22,6 +23,7 @@ from corpus import QUICK, recipe, same_files, write_corpus
 ROOT = Path(__file__).parents[3]
 SPARK_CLASS = Path(pyspark.__file__).parent / "bin" / "spark-class"
 DEPLOY = "org.apache.spark.deploy"
+EXECUTOR = "CoarseGrainedExecutorBackend"
 CLIENT_JVM = "-XX:TieredStopAtLevel=1"
 
 
@@ -66,18 +68,54 @@ def pack_environment(path):
         archive.add(folder, ".")
 
 
-@pytest.mark.cluster
-def test_a_cluster_writes_the_same_bytes_as_this_machine(cluster, tmp_path):
-    write_corpus(tmp_path)
-    conf = {
+def cluster_conf():
+    return {
         "spark.driver.host": "127.0.0.1",
         "spark.executor.memory": "512m",
         "spark.executor.defaultJavaOptions": CLIENT_JVM,
         "spark.sql.shuffle.partitions": "2",
         **QUICK,
     }
+
+
+def kill_one_at_work(seconds=120):
+    """Kills the Java of an executor that has started Python for a task of its own."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for process in psutil.Process().children(recursive=True):
+            if process.name() == "java" and EXECUTOR in " ".join(process.cmdline()) and process.children():
+                return process.kill()
+        time.sleep(0.1)
+    pytest.fail("no executor is at work")
+
+
+@pytest.mark.cluster
+def test_killed_executors_change_nothing(cluster, tmp_path):
+    write_corpus(tmp_path)
     domains = {"code": recipe(tmp_path, tmp_path).domains["code"]}
-    there = recipe(tmp_path, tmp_path / "there", domains=domains, spark=SparkChoice(cluster, "512m", conf))
+    there = recipe(tmp_path, tmp_path / "there", domains=domains, spark=SparkChoice(cluster, "512m", cluster_conf()))
+    here = recipe(tmp_path, tmp_path / "here", domains=domains)
+    for name, each in (("there.yaml", there), ("here.yaml", here)):
+        (tmp_path / name).write_text(OmegaConf.to_yaml(OmegaConf.structured(each)))
+    brickyard = [sys.executable, "-m", "launch", "prepare"]
+    run = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
+    subprocess.run([*brickyard, "here.yaml"], **run, check=True, timeout=300)
+    killed = 0
+    with subprocess.Popen([*brickyard, "there.yaml"], **run, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "reading" in line or "writing" in line:
+                kill_one_at_work()
+                killed += 1
+    assert (process.returncode, killed) == (0, 2)
+    assert same_files(tmp_path / "here", tmp_path / "there")
+
+
+@pytest.mark.cluster
+def test_a_cluster_writes_the_same_bytes_as_this_machine(cluster, tmp_path):
+    write_corpus(tmp_path)
+    domains = {"code": recipe(tmp_path, tmp_path).domains["code"]}
+    there = recipe(tmp_path, tmp_path / "there", domains=domains, spark=SparkChoice(cluster, "512m", cluster_conf()))
     here = recipe(tmp_path, tmp_path / "here", domains=domains)
     for name, each in (("there.yaml", there), ("here.yaml", here)):
         (tmp_path / name).write_text(OmegaConf.to_yaml(OmegaConf.structured(each)))

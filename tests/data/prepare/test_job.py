@@ -3,16 +3,17 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 
 from data.errors import DataError
 from data.manifest import Manifest, folder_of, verify
@@ -157,8 +158,9 @@ def test_best_fit_cuts_only_what_is_longer_than_a_sample(root, two_cores, spark,
 def test_the_manifest_accounts_for_every_record(two_cores):
     web, code = (Manifest.read(two_cores).domains[name] for name in ("web", "code"))
     assert web.documents_read == len(WEB) + len(BAD) + 1
-    counts = (len(MALFORMED), len(NO_UTF8), len(NO_TEXT), 0, 1)
-    broken = dict(zip(("malformed", "no_utf8", "no_text", "unreadable_file", "empty"), counts, strict=True))
+    counts = (len(MALFORMED), len(NO_UTF8), len(NO_TEXT), 0, 0, 1)
+    names = ("malformed", "no_utf8", "no_text", "unreadable_file", "too_long", "empty")
+    broken = dict(zip(names, counts, strict=True))
     by_step = {"mojibake": 0, "unicode": 1, "characters": 1, "language": 1, "mask_pii": 0}
     assert web.dropped == {**broken, **by_step}
     assert (web.duplicates, code.duplicates) == (1, 1)
@@ -375,27 +377,43 @@ def test_a_changed_recipe_redoes_what_depends_on_the_change(root, two_cores, spa
 def test_a_job_that_is_stopped_leaves_the_old_dataset_whole_and_goes_on(root, two_cores, spark, tmp_path, how):
     output = tmp_path / "dataset"
     shutil.copytree(two_cores, output)
-    script = f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from pathlib import Path
-        from corpus import recipe
-        from data.prepare.job import prepare
-        prepare(recipe(Path({str(root)!r}), {str(output)!r}, seed=99), lambda line: print(line, flush=True))
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe(root, output, seed=99))))
+    command = [sys.executable, "-m", "launch", "prepare", str(path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": Path(__file__).parents[3]}
+    with subprocess.Popen(command, **pipes) as process:
         wanted = "writing" if how == signal.SIGKILL else "reading"
         assert process.stdout is not None and any(wanted in line for line in process.stdout)
         os.kill(process.pid, how)
-        process.wait(timeout=60)
-    assert process.returncode != 0
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+    assert said == ("" if how == signal.SIGKILL else "brickyard prepare: interrupted\n")
     assert verify(output) == Manifest.read(two_cores)
     if how == signal.SIGKILL:
         said = []
         prepare(recipe(root, output, seed=99), said.append, spark)
         assert any(line.endswith("tokens (1); made anew: shards (1), quarantine (1)") for line in said), said
         assert verify(output).seed == 99
+
+
+def test_a_full_disk_is_one_sentence_and_the_next_run_goes_on(root, two_cores, spark, tmp_path):
+    """Java may write no file of more than 2,000 bytes, which it finds out as it does that a disk is full."""
+    output = tmp_path / "dataset"
+    shutil.copytree(two_cores, output)
+    shutil.copytree(work_of(two_cores), work_of(output))
+    java = spark._jvm.ProcessHandle.current().pid()
+    before = resource.prlimit(java, resource.RLIMIT_FSIZE)
+    resource.prlimit(java, resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"^output: a disk is full \(File too large\): .* GB free; make room"):
+            prepare(recipe(root, output, seed=98), lambda line: None, spark)
+    finally:
+        resource.prlimit(java, resource.RLIMIT_FSIZE, before)
+    assert verify(output) == Manifest.read(two_cores)
+    said = []
+    prepare(recipe(root, output, seed=98), said.append, spark)
+    assert any("reused from an earlier run: read (3), cleaned (3)" in line for line in said), said
+    assert verify(output).seed == 98
 
 
 def test_unigram_loss_by_hand():

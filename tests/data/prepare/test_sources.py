@@ -217,16 +217,21 @@ def test_a_file_that_can_not_be_read_to_its_end_is_left_out_with_the_reason(spar
     many = b"".join(json.dumps({"body": f"lost {number**5}"}).encode() + b"\n" for number in range(9999))
     (folder / "cut.jsonl.gz").write_bytes(gzip.compress(many)[:-2000])
     (folder / "rubbish [1].jsonl.gz").write_bytes(b"no gzip at all")
+    (folder / "rubbish [2].jsonl.bz2").write_bytes(b"no bzip2 at all")
+    (folder / "good.jsonl.bz2").write_bytes(bz2.compress(b""))
+    (folder / "empty.jsonl.bz2").write_bytes(b"")
+    names = ["cut.jsonl.gz", "rubbish [1].jsonl.gz", "rubbish [2].jsonl.bz2"]
     item, raw, rows = read(folder, max_quarantined=0.7, **COLUMNS)
     assert sorted(row for row in rows if row[4] is None) == EXPECTED
+    assert read(f"file://{folder}", max_quarantined=0.7, **COLUMNS)[2] == rows
     bad = {Path(row.file): row for row in raw.where("dropped is not null").collect()}
-    assert set(bad) == {folder / "cut.jsonl.gz", folder / "rubbish [1].jsonl.gz"}
+    assert set(bad) == {folder / name for name in names}
     assert {row.dropped for row in bad.values()} == {"unreadable_file"} and all(row.record for row in bad.values())
     quarantine.check(raw, item)
     with pytest.raises(
-        DataError, match=r"2 of 3 files of .* can't be read, more than max_quarantined \(50.00%\): .*: \w"
+        DataError, match=r"\d of 6 files of .* can't be read, more than max_quarantined \(10.00%\): .*: \w"
     ):
-        read(folder, max_quarantined=0.5, **COLUMNS)
+        read(folder, max_quarantined=0.1, **COLUMNS)
 
     pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "b.parquet")
     whole = (tmp_path / "b.parquet").read_bytes()
@@ -241,6 +246,25 @@ def test_a_file_that_can_not_be_read_to_its_end_is_left_out_with_the_reason(spar
     (tmp_path / "b.parquet").write_bytes(b"")
     with pytest.raises(DataError, match=r"can't read .*b.parquet: .*Unable to infer schema for Parquet"):
         read(tmp_path / "b.parquet", format=SourceFormat.parquet)
+
+
+def test_what_is_too_long_is_left_out_and_never_stops_the_job(read, tmp_path):
+    """One is of a gigabyte, for which this session has too little memory."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "fits.txt").write_text("a" * 1_000_000)
+    (folder / "long.txt.gz").write_bytes(gzip.compress(b"b" * 1_000_001))
+    with (folder / "huge [1].txt").open("wb") as file:
+        file.truncate(10**9)
+    expected = [("fits.txt", None), ("huge [1].txt", "too_long"), ("long.txt.gz", "too_long")]
+    for path in (folder, f"file://{folder}"):
+        item, raw, rows = read(path, format=SourceFormat.text, max_document_mb=1)
+        assert sorted((row[1], row[4]) for row in rows) == expected
+        records = {row.record[:20] for row in raw.where("dropped is not null").collect()}
+        assert records == {"1,000,000,000 bytes", "b" * 20}
+        quarantine.check(raw, item)
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "é" * 500_001}) + '\n{"text": "short"}\n')
+    assert [row[4] for row in read(tmp_path / "a.jsonl", max_document_mb=1)[2]] == [None, "too_long"]
 
 
 def test_an_error_that_no_file_causes_is_no_quarantine(read, tmp_path, monkeypatch):
