@@ -17,9 +17,10 @@ from typing import Any
 
 from data.errors import DataError
 
-VERSION = 2
+VERSION = 3
 FILE = "manifest.json"
 INDEX = "index.json"  # Streaming's, one in each split's folder
+LINEAGE = "lineage"  # the folder that says which documents samples are made of: data/lineage.py
 SPLITS = ("train", "heldout")
 AGAIN = "restore it or prepare the dataset again"
 

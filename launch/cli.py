@@ -1,4 +1,4 @@
-"""The commands that people type: brickyard prepare | plan | train | audit | report | export | import | generate."""
+"""The commands that people type: brickyard prepare, trace, plan, train, audit, report, export, import, generate."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ ABOUT = """\
 Pretrain DBRX-class mixture-of-experts models on a curriculum of data.
 
   brickyard prepare yamls/demo/data.yaml        text -> tokens: an MDS dataset with a manifest
+  brickyard trace   datasets/demo code 123      which documents this sample is made of
   brickyard plan    yamls/demo/pretrain.yaml    what a run will read, before it is paid for
   brickyard train   yamls/demo/pretrain.yaml    train, or go on from the newest checkpoint
   brickyard launch local -n 2 yamls/demo/pretrain.yaml   the same on two ranks of this machine
@@ -157,10 +158,26 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the folder of a run, such as runs/demo")
     report.set_defaults(run=run_report)
 
+    add_trace(commands)
     add_export(commands)
     add_import(commands)
     add_generate(commands)
     return parser
+
+
+def add_trace(commands: argparse._SubParsersAction) -> None:
+    trace = commands.add_parser(
+        "trace",
+        help="say which documents a sample is made of",
+        description="Say which documents a sample of a dataset is made of: where each lies in it, and its origin, "
+        "licence, time, source (its place in the recipe's list) and key, as the dataset's lineage has them.",
+    )
+    trace.add_argument("dataset", metavar="DATASET", type=Path, help="a prepared dataset, such as datasets/demo")
+    trace.add_argument("domain", metavar="DOMAIN", help="one of its domains")
+    trace.add_argument("samples", metavar="SAMPLE", help="a sample's number in its split, or a range, such as 120:130")
+    trace.add_argument("--split", default="train", help="train or heldout (default: %(default)s)")
+    trace.add_argument("--json", action="store_true", help="print JSON: a line for each piece of a document")
+    trace.set_defaults(run=run_trace)
 
 
 def add_export(commands: argparse._SubParsersAction) -> None:
@@ -231,6 +248,12 @@ def run_prepare(options: argparse.Namespace) -> int:
     from launch.prepare import prepare_command
 
     return prepare_command(options.recipe, options.overrides, options.print_submit)
+
+
+def run_trace(options: argparse.Namespace) -> int:
+    from launch.trace import trace_command
+
+    return trace_command(options.dataset, options.domain, options.samples, options.split, options.json)
 
 
 def run_plan(options: argparse.Namespace) -> int:

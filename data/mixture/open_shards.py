@@ -1,7 +1,7 @@
 """The samples of shards that lie on disk, mapped into memory, so that a sample is one copy away.
 
-A raw MDS file is a count, a table of offsets, a description, and the samples back to back. Where every sample is one
-array of the same type and length, so is every sample's size: row r lies at `first + r * size`.
+A raw MDS file is a count, a table of offsets, a description, and the samples back to back. A sample's columns stand in
+the order of their names, so its tokens are its end: what may stand before them says where its documents begin.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from streaming.base.format.mds import MDSReader
 
 from data.errors import DataError
 
-COLUMN = "tokens"
+COLUMNS = (["document_offsets", "tokens"], ["tokens"])  # one or the other; only tokens are read
+SIZE_BYTES = 4  # before the columns of a sample: how long the first one is, which has no fixed length
 ENCODING = re.compile(r"ndarray:(?P<dtype>uint16|uint32|int32|int64):(?P<length>[0-9]+)")
 
 
@@ -41,17 +42,17 @@ class SampleLayout:
         """The one layout of all shards.
 
         Raises:
-            DataError: there are several, or another than one column of tokens of a fixed length.
+            DataError: there are several, or other columns, or tokens of no fixed length.
         """
         encodings = {
-            shard.column_encodings[0] if isinstance(shard, MDSReader) and shard.column_names == [COLUMN] else ""
+            shard.column_encodings[-1] if isinstance(shard, MDSReader) and shard.column_names in COLUMNS else ""
             for shard in shards
         }
         match = ENCODING.fullmatch(encodings.pop()) if len(encodings) == 1 else None
         if match is None:
             raise DataError(
-                f"{shards[0].dirname}: expected shards with one column, {COLUMN}, of one type and length in all "
-                "domains, such as `brickyard prepare` writes"
+                f"{shards[0].dirname}: expected shards with a column, tokens, of one type and length in all domains, "
+                "such as `brickyard prepare` writes"
             )
         return cls(np.dtype(match["dtype"]), int(match["length"]))
 
@@ -62,7 +63,8 @@ class MappedShard:
 
     path: Path
     inode: int
-    samples: memoryview  # bytes, back to back
+    content: memoryview  # bytes
+    ends: memoryview  # uint32: where in them each sample ends, and with it its tokens
 
     def is_current(self) -> bool:
         """Whether the file is still the one at its path: Streaming may have evicted it, and fetched it again."""
@@ -81,12 +83,12 @@ class OpenShards:
         self.limit = limit
         self._mapped: OrderedDict[int, MappedShard] = OrderedDict()
 
-    def samples(self, shard: int) -> memoryview | None:
-        """The bytes of a shard's samples, back to back; None where the file is not there or not as expected."""
+    def get(self, shard: int) -> MappedShard | None:
+        """A shard in memory; None where its file is not there or not as expected."""
         mapped = self._mapped.get(shard)
         if mapped is not None:
             self._mapped.move_to_end(shard)
-            return mapped.samples
+            return mapped
         opened = map_shard(self.shards[shard], self.layout)
         if opened is None:
             return None
@@ -94,11 +96,11 @@ class OpenShards:
         while len(self._mapped) >= self.limit:
             self._mapped.popitem(last=False)
         self._mapped[shard] = opened
-        return opened.samples
+        return opened
 
 
 def map_shard(shard: Reader, layout: SampleLayout) -> MappedShard | None:
-    """Map a shard's raw file, if it is there and each of its samples lies where the layout says."""
+    """Map a shard's raw file, if it is there and each of its samples has room for what the layout says."""
     assert isinstance(shard, MDSReader)
     path = Path(shard.dirname, shard.split, shard.raw_data.basename)
     header_bytes = 4 * (1 + shard.samples + 1)
@@ -111,8 +113,11 @@ def map_shard(shard: Reader, layout: SampleLayout) -> MappedShard | None:
     except FileNotFoundError:
         return None
     header = np.frombuffer(content, np.uint32, 1 + shard.samples + 1)
-    first = int(header[1])
-    offsets = first + np.arange(shard.samples + 1, dtype=np.int64) * layout.bytes
-    if header[0] != shard.samples or offsets[-1] != status.st_size or (header[1:] != offsets).any():
+    offsets = header[1:].astype(np.int64)
+    least = layout.bytes + (0 if shard.column_names == ["tokens"] else SIZE_BYTES)
+    if header[0] != shard.samples or offsets[0] < header_bytes or offsets[-1] != status.st_size:
         return None
-    return MappedShard(path, status.st_ino, memoryview(content)[first:])
+    if (np.diff(offsets) < least).any():
+        return None
+    view = memoryview(content)
+    return MappedShard(path, status.st_ino, view, view[8:header_bytes].cast("I"))

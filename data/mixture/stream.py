@@ -153,11 +153,12 @@ class CurriculumDataset(PreparedDataset):
         tokens = np.empty((self.device_batch_size, self.layout.length), self.layout.dtype)
         into, size = memoryview(tokens.data).cast("B"), self.layout.bytes
         for place, (shard, row) in enumerate(zip(batch.shard.tolist(), batch.row.tolist(), strict=True)):
-            samples = self._open_shards.samples(shard)
-            if samples is None:  # evicted in the meantime, or not a plain raw file: Streaming knows what to do
+            opened = self._open_shards.get(shard)
+            if opened is None:  # evicted in the meantime, or not a plain raw file: Streaming knows what to do
                 tokens[place] = self.get_item(int(self.spans.starts[shard]) + row)["tokens"]
             else:
-                into[place * size : (place + 1) * size] = samples[row * size : (row + 1) * size]
+                end = opened.ends[row]
+                into[place * size : (place + 1) * size] = opened.content[end - size : end]
         self._shard_access_times.numpy()[batch.shard] = time_ns()
         return {"tokens": tokens, **{name: batch.places[name].astype(np.int64) for name in PLACE_COLUMNS}}
 

@@ -17,8 +17,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from data.errors import DataError
-from data.manifest import SPLITS, Manifest, TokenizerRecord, verify
-from data.prepare import documents, placing, quarantine, record, shards, sources, tokens
+from data.manifest import LINEAGE, SPLITS, Manifest, TokenizerRecord, verify
+from data.prepare import documents, lineage, placing, quarantine, record, shards, sources, tokens
 from data.prepare.cleaning import steps
 from data.prepare.documents import DomainCounts, read_selected, read_stage
 from data.prepare.duplicates.benchmarks import Contamination, read_benchmarks
@@ -32,7 +32,7 @@ from data.prepare.shards import Places
 from data.prepare.stages import Stage, Stages, fingerprint_of
 from data.tokenizer import Tokenizer
 
-VERSION = 3  # of what a recipe means: raise it when the same recipe and inputs should give other data
+VERSION = 4  # of what a recipe means: raise it when the same recipe and inputs should give other data
 TOKENIZER_FOLDER = "tokenizer"
 DATASET = "dataset"  # in the folder of the shards' stage: what becomes recipe.output
 
@@ -228,7 +228,9 @@ def _write_shards(
         job.report(f"writing {sum(sums.values()):,} tokens to {layout.shards:,} shards")
         writer = shards.Writer(folder / DATASET, recipe.compression, recipe.hashes)
         shards.write(placed, layout, writer, folder / "written")
-        for left_by_a_lost_task in (folder / DATASET).glob(f"*/*/{shards.ATTEMPT}*"):
+        kept = {(domain, split): counts[domain].kept[split] for domain, split in in_order}
+        lineage.write(placed, layout, kept, folder / DATASET / LINEAGE)
+        for left_by_a_lost_task in [*(folder / DATASET).rglob(f"{shards.ATTEMPT}*")]:
             shutil.rmtree(left_by_a_lost_task)
 
     format = [recipe.packing.value, recipe.max_seq_len, recipe.shard_size_mb, recipe.compression, recipe.hashes]

@@ -26,24 +26,39 @@ def cut(offset: int, count: int, shard_tokens: int) -> Iterator[tuple[int, int, 
 
 
 def assemble(
-    pieces: Iterable[tuple[int, np.ndarray]], first: int, length: int, end_of_text: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The samples of one shard, [samples, length], and which of their tokens are documents', bool [samples, length].
+    pieces: Iterable[tuple[int, bool, np.ndarray]], first: int, length: int, end_of_text: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The samples of one shard, which of their tokens are documents' (bool), and where one of these begins (bool);
+    each [samples, length].
 
-    `pieces` are (offset in the stream, tokens) in the stream's order; `first` is the shard's first offset. Where the
-    stream has a gap, and after its end, is padding: end-of-text. Since no piece is an end-of-text alone, one that
-    follows another is always padding.
+    `pieces` are (offset in the stream, whether a document or its piece begins there, tokens) in the stream's order;
+    `first` is the shard's first offset. Where the stream has a gap, and after its end, is padding: end-of-text. Since
+    no piece is an end-of-text alone, one that follows another is always padding.
     """
-    placed = [(start - first, tokens) for start, tokens in pieces]
-    end = placed[-1][0] + len(placed[-1][1])
+    placed = [(start - first, begins, tokens) for start, begins, tokens in pieces]
+    end = placed[-1][0] + len(placed[-1][2])
     size = end + -end % length
-    samples = np.full(size, end_of_text, dtype=placed[0][1].dtype)
-    real = np.zeros(size, dtype=bool)
-    for start, tokens in placed:
+    samples = np.full(size, end_of_text, dtype=placed[0][2].dtype)
+    real, starts = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    for start, begins, tokens in placed:
         here = slice(start, start + len(tokens))
         assert not real[here].any(), f"two pieces overlap at {first + start}"
-        samples[here], real[here] = tokens, True
-    return samples.reshape(-1, length), real.reshape(-1, length)
+        samples[here], real[here], starts[start] = tokens, True, begins
+    return samples.reshape(-1, length), real.reshape(-1, length), starts.reshape(-1, length)
+
+
+def document_offsets(real: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Of one sample, where in it documents begin, and at last where their tokens end: padding follows from there on.
+
+    So document i is [offsets[i], offsets[i + 1]), and what lies before the first offset goes on from the sample before.
+    There is always one offset at least: Streaming stores no empty array.
+    """
+    return np.append(np.flatnonzero(starts), real.sum()).astype(offset_dtype(len(real)))
+
+
+def offset_dtype(length: int) -> str:
+    """The smallest unsigned integer type that holds every place in a sample, and its end."""
+    return "uint16" if length < 1 << 16 else "uint32"
 
 
 def targets(samples: np.ndarray, real: np.ndarray) -> np.ndarray:

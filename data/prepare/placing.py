@@ -22,15 +22,15 @@ PLACES = "domain string, split string, bucket long, key string, start long, coun
 def concatenated(tokens: DataFrame) -> DataFrame:
     """Documents one after the other, in the order of keys.
 
-    Columns: domain, split, pieces (of the document: from which token, how many, offset in the stream), tokens.
+    Columns as of `tokens`, and pieces (of the document: from which token, how many, offset in the stream).
     """
     tokens = _in_buckets(tokens)
     starts = _starts(tokens.groupBy(*BUCKET).agg(F.sum("count").alias("size")))
     before = Window.partitionBy(*BUCKET).orderBy("key").rowsBetween(Window.unboundedPreceding, -1)
     within = F.coalesce(F.sum("count").over(before), F.lit(0))
     placed = tokens.withColumn("within", within).join(F.broadcast(starts), BUCKET)
-    whole = F.struct(F.lit(0).alias("start"), "count", (F.col("first") + F.col("within")).alias("offset"))
-    return placed.select("domain", "split", F.array(whole).alias("pieces"), "tokens")
+    whole = F.struct(F.lit(0).cast("long").alias("start"), "count", (F.col("first") + F.col("within")).alias("offset"))
+    return placed.withColumn("pieces", F.array(whole)).drop("bucket", "within", "first")
 
 
 def write_places(tokens: DataFrame, max_seq_len: int, folder: Path) -> None:
@@ -49,8 +49,8 @@ def best_fitting(tokens: DataFrame, places: DataFrame, max_seq_len: int) -> Data
     offset = (F.col("first") + F.col("sample")) * max_seq_len + F.col("position")
     piece = F.struct("start", "count", offset.alias("offset"))
     document = ["domain", "split", "key"]
-    pieces = places.join(F.broadcast(starts), BUCKET).groupBy(*document).agg(F.collect_list(piece).alias("pieces"))
-    return tokens.select(*document, "tokens").join(pieces, document).select("domain", "split", "pieces", "tokens")
+    pieces = F.sort_array(F.collect_list(piece)).alias("pieces")
+    return tokens.join(places.join(F.broadcast(starts), BUCKET).groupBy(*document).agg(pieces), document)
 
 
 def samples_of_splits(places: DataFrame) -> dict[tuple[str, str], int]:

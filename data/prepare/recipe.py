@@ -10,8 +10,9 @@ from typing import Any
 from data.prepare.cleaning import steps
 from data.prepare.duplicates.choices import Decontaminate, Deduplicate
 
-MAX_SHARD_MB = 2048  # MDS keeps offsets in 32 bits
+MAX_SHARD_MB = 2048  # MDS keeps offsets in 32 bits; what tells documents apart takes less than their tokens
 MAX_DOCUMENT_MB = 1024  # a column of a batch has at most 2 GB, and some tasks hold a text twice in one
+TAKEN = ("tokenizer", "quarantine", "lineage")  # folders of a dataset that are no domain's
 MASTERS = ("local", "spark://", "yarn", "k8s://", "sc://")
 MIN_VOCAB_SIZE = 257  # every byte, and the end of text
 
@@ -149,7 +150,7 @@ class PrepareRecipe:
     deduplicate: Deduplicate = field(default_factory=Deduplicate)  # docs/deduplication.md
     decontaminate: Decontaminate | None = None
     tokenizer: TokenizerChoice = field(default_factory=TokenizerChoice)
-    shard_size_mb: float = 64.0  # uncompressed
+    shard_size_mb: float = 64.0  # of tokens, uncompressed
     compression: str | None = None  # such as zstd or zstd:7
     hashes: list[str] = field(default_factory=lambda: ["sha1", "xxh64"])
     keep_work: bool = True  # .NAME.work beside the output, so that the next run does only what has changed
@@ -165,7 +166,7 @@ class PrepareRecipe:
             if not _is_folder_name(name):
                 yield (
                     f"domains.{name}",
-                    "expected a name of letters, digits, '-' and '_' other than 'tokenizer' and 'quarantine'",
+                    f"expected a name of letters, digits, '-' and '_' other than {', '.join(TAKEN)}",
                 )
         if self.max_seq_len < 2:
             yield "max_seq_len", "expected at least 2"
@@ -196,8 +197,5 @@ def content(node: Any) -> Any:
 
 def _is_folder_name(name: str) -> bool:
     return (
-        name not in ("tokenizer", "quarantine")
-        and name[:1].isalnum()
-        and name.isascii()
-        and name.replace("-", "").replace("_", "").isalnum()
+        name not in TAKEN and name[:1].isalnum() and name.isascii() and name.replace("-", "").replace("_", "").isalnum()
     )

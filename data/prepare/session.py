@@ -106,6 +106,7 @@ def _start_java(choice: SparkChoice, scratch: Path) -> SparkSession:
     }
     builder = SparkSession.builder.master(choice.master).appName("brickyard prepare")
     warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing of ours uses them
+    warnings.filterwarnings("ignore", message="Unable to cleanly shutdown Spark JVM")  # Ctrl-C ended it before us
     on_interrupt = signal.getsignal(signal.SIGINT)
     spark = _start(_configured(builder, settings), scratch / LOG_FILE)
     if threading.current_thread() is threading.main_thread():

@@ -22,7 +22,7 @@ from data.prepare.session import cores, spark_path
 Places = dict[tuple[str, str], int]  # (domain, split) -> a number of something
 MDS_OFFSET_BYTES = 4  # per sample, in a shard's header
 ATTEMPT = ".attempt-"  # begins the name of the folder that a task writes a shard in
-PIECES = "shard long, offset long, tokens binary"
+PIECES = "shard long, offset long, begins boolean, tokens binary"  # begins: a document, or a piece that was cut
 WRITTEN = "shard long, samples long, tokens long, padding long, entry string, ids array<int>, counts array<long>"
 
 
@@ -59,7 +59,10 @@ class Writer:
 
 
 def plan(samples: Places, max_seq_len: int, dtype: str, end_of_text: int, shard_mb: float) -> Layout:
-    """Divides the splits' samples into shards of at most `shard_mb`, of one sample at least."""
+    """Divides the splits' samples into shards of at most `shard_mb` of tokens, of one sample at least.
+
+    What a shard says of its documents comes on top: some bytes a sample, and two or four for each document.
+    """
     sample_bytes = max_seq_len * np.dtype(dtype).itemsize + MDS_OFFSET_BYTES
     samples_per_shard = max(1, int(shard_mb * 2**20) // sample_bytes)
     first_shard, number = {}, 0
@@ -70,11 +73,13 @@ def plan(samples: Places, max_seq_len: int, dtype: str, end_of_text: int, shard_
 
 
 def write(placed: DataFrame, layout: Layout, writer: Writer, folder: Path) -> None:
-    """Writes every shard, and into `folder` one row per shard (columns: WRITTEN).
+    """Writes every shard, and into `folder` a row for each (columns: WRITTEN).
 
     `placed`: tokenized documents with the places of their pieces, from placing.py.
     """
-    pieces = placed.mapInArrow(partial(_cut_batches, layout=layout), PIECES)
+    pieces = placed.select("domain", "split", "pieces", "tokens").mapInArrow(
+        partial(_cut_batches, layout=layout), PIECES
+    )
     # Each task that writes imports streaming, and with it torch, so tasks are few; a task writes its shards one by one.
     tasks = min(layout.shards, 2 * cores(placed.sparkSession))
     by_shard = pieces.repartitionById(tasks, (F.col("shard") % tasks).cast("int")).sortWithinPartitions(
@@ -92,6 +97,8 @@ def write_index(folder: Path, entries: Iterable[dict[str, Any]]) -> None:
 
 def _cut_batches(batches: Iterator[pa.RecordBatch], layout: Layout) -> Iterator[pa.RecordBatch]:
     width = np.dtype(layout.dtype).itemsize
+    kinds = {"shard": pa.int64(), "offset": pa.int64(), "begins": pa.bool_(), "tokens": pa.binary()}
+    schema = pa.schema(list(kinds.items()))
     for batch in batches:
         rows = []
         for row in batch.to_pylist():
@@ -99,15 +106,15 @@ def _cut_batches(batches: Iterator[pa.RecordBatch], layout: Layout) -> Iterator[
             for piece in row["pieces"]:
                 for shard, start, stop in packing.cut(piece["offset"], piece["count"], layout.shard_tokens):
                     here = slice((piece["start"] + start) * width, (piece["start"] + stop) * width)
-                    rows.append((first + shard, piece["offset"] + start, row["tokens"][here]))
-        yield _batch(rows, pa.schema([("shard", pa.int64()), ("offset", pa.int64()), ("tokens", pa.binary())]))
+                    rows.append((first + shard, piece["offset"] + start, start == 0, row["tokens"][here]))
+        yield _batch(rows, schema)
 
 
 def _write_batches(batches: Iterator[pa.RecordBatch], layout: Layout, writer: Writer) -> Iterator[pa.RecordBatch]:
     rows = (
-        (shard, offset, np.frombuffer(data, dtype=layout.dtype))
+        (shard, offset, begins, np.frombuffer(data, dtype=layout.dtype))
         for batch in batches
-        for shard, offset, data in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        for shard, offset, begins, data in zip(*(column.to_pylist() for column in batch.columns), strict=True)
     )
     schema = pa.schema(
         [
@@ -119,18 +126,22 @@ def _write_batches(batches: Iterator[pa.RecordBatch], layout: Layout, writer: Wr
     )
     for shard, pieces in groupby(rows, key=lambda row: row[0]):
         domain, split, number = layout.split_of(shard)
-        samples, real = packing.assemble(
+        samples, real, starts = packing.assemble(
             (piece[1:] for piece in pieces), number * layout.shard_tokens, layout.max_seq_len, layout.end_of_text
         )
-        entry = _write_shard(samples, number, writer, writer.output / folder_of(domain, split))
+        offsets = map(packing.document_offsets, real, starts)
+        entry = _write_shard(samples, offsets, number, writer, writer.output / folder_of(domain, split))
         ids, counts = np.unique(packing.targets(samples, real), return_counts=True)
         tokens = int(real.sum())
         row = (shard, len(samples), tokens, real.size - tokens, json.dumps(entry), ids.tolist(), counts.tolist())
         yield _batch([row], schema)
 
 
-def _write_shard(samples: np.ndarray, number: int, writer: Writer, folder: Path) -> dict[str, Any]:
-    """Writes samples [samples, length] as shard `number` of `folder`; returns its entry for index.json.
+def _write_shard(
+    samples: np.ndarray, offsets: Iterable[np.ndarray], number: int, writer: Writer, folder: Path
+) -> dict[str, Any]:
+    """Writes samples [samples, length], and of each its document_offsets, as shard `number` of `folder`; returns its
+    entry for index.json.
 
     A task that is tried again writes the same bytes beside and renames them over.
     """
@@ -138,7 +149,11 @@ def _write_shard(samples: np.ndarray, number: int, writer: Writer, folder: Path)
 
     folder.mkdir(parents=True, exist_ok=True)
     attempt = Path(tempfile.mkdtemp(prefix=ATTEMPT, dir=folder))
-    columns = {"tokens": f"ndarray:{samples.dtype.name}:{samples.shape[1]}"}
+    length = samples.shape[1]
+    columns = {
+        "document_offsets": f"ndarray:{packing.offset_dtype(length)}",
+        "tokens": f"ndarray:{samples.dtype.name}:{length}",
+    }
     with MDSWriter(
         columns=columns,
         out=str(attempt / "shard"),
@@ -146,8 +161,8 @@ def _write_shard(samples: np.ndarray, number: int, writer: Writer, folder: Path)
         hashes=sorted(writer.hashes),
         size_limit=None,
     ) as mds:
-        for sample in samples:
-            mds.write({"tokens": sample})
+        for sample, of_documents in zip(samples, offsets, strict=True):
+            mds.write({"document_offsets": of_documents, "tokens": sample})
     (entry,) = json.loads((attempt / "shard" / "index.json").read_text())["shards"]
     for kind in ("raw_data", "zip_data"):
         if entry[kind] is not None:

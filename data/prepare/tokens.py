@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from data import tokenizer as tokenizers
 from data.prepare import bpe
@@ -17,7 +18,8 @@ from data.tokenizer import Tokenizer
 
 # tiktoken's regex engine overflows its stack on a run of a million spaces, so longer texts are encoded in parts.
 PART_CHARACTERS = 200_000
-SCHEMA = "domain string, split string, key string, count long, tokens binary"
+DOCUMENT = "domain string, split string, key string, source int, origin string, licence string, time string, bytes long"
+SCHEMA = f"{DOCUMENT}, count long, tokens binary"
 
 
 def fixed_tokenizer(recipe: PrepareRecipe) -> Tokenizer | None:
@@ -51,13 +53,15 @@ def token_dtype(vocab_size: int) -> str:
 def write_tokens(unique: DataFrame, tokenizer_folder: Path, folder: Path) -> None:
     """Tokenizes each document and ends it with end-of-text.
 
-    Columns out: SCHEMA, with tokens as the bytes of an array of token_dtype.
+    Columns out: SCHEMA, with bytes of the text in UTF-8, and tokens as the bytes of an array of token_dtype.
     """
 
     def tokenize(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return (_tokenize_batch(batch, tokenizer_folder) for batch in batches)
 
-    unique.select("domain", "split", "key", "text").mapInArrow(tokenize, SCHEMA).write.parquet(spark_path(folder))
+    documents = unique.withColumn("bytes", F.octet_length("text").cast("long"))
+    names = [column.partition(" ")[0] for column in DOCUMENT.split(", ")]
+    documents.select(*names, "text").mapInArrow(tokenize, SCHEMA).write.parquet(spark_path(folder))
 
 
 def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
@@ -71,7 +75,7 @@ def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
 def _tokenize_batch(batch: pa.RecordBatch, tokenizer_folder: Path) -> pa.RecordBatch:
     tokenizer = _load(tokenizer_folder)
     tokens = [encode(tokenizer, text) for text in batch.column("text").to_pylist()]
-    columns = {name: batch.column(name) for name in ("domain", "split", "key")}
+    columns = {name: batch.column(name) for name in batch.schema.names if name != "text"}
     columns["count"] = pa.array([len(ids) for ids in tokens], pa.int64())
     columns["tokens"] = pa.array([ids.tobytes() for ids in tokens], pa.binary())
     return pa.RecordBatch.from_pydict(columns)

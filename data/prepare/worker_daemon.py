@@ -14,7 +14,7 @@ os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 import streaming  # noqa: F401
 from pyspark import daemon, worker  # noqa: F401
 
-from data.prepare import documents, shards, tokens  # noqa: F401
+from data.prepare import documents, lineage, shards, tokens  # noqa: F401
 
 if __name__ == "__main__":
     daemon.manager()

@@ -384,14 +384,17 @@ GOLDEN = ["185da3e01d77dfc0", "e1d51a7b8bc0e4ae"]
 
 
 @pytest.mark.parametrize("compression", [None, "zstd:3"])
-def test_shards_are_read_as_streaming_writes_them(tmp_path: Path, compression: str | None) -> None:
+@pytest.mark.parametrize("offsets", [False, True])
+def test_shards_are_read_as_streaming_writes_them(tmp_path: Path, compression: str | None, offsets: bool) -> None:
     samples = np.random.default_rng(1).integers(0, 60000, (50, 24)).astype(np.uint16)
-    with MDSWriter(out=str(tmp_path), columns={"tokens": "ndarray:uint16:24"}, compression=compression) as writer:
-        for sample in samples:
-            writer.write({"tokens": sample})
+    columns = {"tokens": "ndarray:uint16:24", **({"document_offsets": "ndarray:uint16"} if offsets else {})}
+    with MDSWriter(out=str(tmp_path), columns=columns, compression=compression) as writer:
+        for number, sample in enumerate(samples):
+            writer.write({"tokens": sample, "document_offsets": np.arange(1 + number % 3, dtype=np.uint16)})
     (shard,) = tmp_path.glob("shard*")
-    assert (shard_samples(shard, "uint16", 24) == samples).all()
+    rows = np.array([3, 0, 49, 3])
+    assert (shard_samples(shard, rows, "uint16", 24) == samples[rows]).all()
     for damaged in (b"", b"123", shard.read_bytes()[:60]):
         shard.write_bytes(damaged)
         with pytest.raises(DataError, match="is damaged"):
-            shard_samples(shard, "uint16", 24)
+            shard_samples(shard, rows, "uint16", 24)

@@ -58,8 +58,10 @@ class TrainingShards:
         for shard in np.unique(number):
             chosen = number == shard
             path = self._path_of(f"{folder_of(domain, 'train')}/{shards[shard].file}", shards[shard].bytes)
-            samples = shard_samples(path, self.manifest.token_dtype, self.manifest.max_seq_len)
-            hashes[chosen] = token_hashes(samples[rows[chosen] - first_row[shard]])
+            there = rows[chosen] - first_row[shard]
+            hashes[chosen] = token_hashes(
+                shard_samples(path, there, self.manifest.token_dtype, self.manifest.max_seq_len)
+            )
         return hashes
 
     def _path_of(self, name: str, size: int) -> Path:
@@ -76,9 +78,9 @@ class TrainingShards:
         return self._fetched[name]
 
 
-def shard_samples(path: Path, dtype: str, length: int) -> NDArray[np.integer]:
-    """[samples, length] tokens of an MDS shard. It holds the number of its samples, the offset of each and of the end,
-    a description of their format, and the samples.
+def shard_samples(path: Path, rows: NDArray[np.int64], dtype: str, length: int) -> NDArray[np.integer]:
+    """[rows, length] tokens of some rows of an MDS shard. It holds the number of its samples, the offset of each and of
+    the end, a description of their format, and the samples, at whose ends are their tokens.
 
     Raises:
         DataError: it is damaged.
@@ -87,7 +89,9 @@ def shard_samples(path: Path, dtype: str, length: int) -> NDArray[np.integer]:
         content = shard_bytes(path)
         count = int(content[: OFFSET.itemsize].view(OFFSET)[0])
         offsets = content[OFFSET.itemsize :][: OFFSET.itemsize * (count + 1)].view(OFFSET)
-        return content[offsets[0] : offsets[-1]].view(dtype).reshape(count, length)
+        size = length * np.dtype(dtype).itemsize
+        samples = [content[end - size : end] for end in offsets[1:][rows].tolist()]
+        return np.concatenate(samples).view(dtype).reshape(len(rows), length)
     except (IndexError, ValueError, zstd.Error):
         raise DataError(f"shard {path} is damaged; restore it or prepare the dataset again") from None
 

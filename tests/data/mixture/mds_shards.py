@@ -1,4 +1,7 @@
-"""Small real MDS datasets for tests, and plans of them. Row r of domain d holds d, r and what follows from both."""
+"""Small real MDS datasets for tests, and plans of them. Row r of domain d holds d, r and what follows from both.
+
+As in what `brickyard prepare` writes, what stands before the tokens is of another length in each row.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,12 +22,14 @@ def write_domains(
     root: Path, rows: Mapping[str, int], rows_per_shard: int, compression: str | None = None
 ) -> list[Path]:
     """Writes each domain into ROOT/DOMAIN, in shards of about so many rows, and returns the folders."""
-    columns, size_limit = {"tokens": f"ndarray:uint16:{LENGTH}"}, 400 + rows_per_shard * (4 + 2 * LENGTH)
+    columns = {"document_offsets": "ndarray:uint16", "tokens": f"ndarray:uint16:{LENGTH}"}
+    size_limit = 450 + rows_per_shard * (4 + 10 + 2 * LENGTH)
     for number, (name, count) in enumerate(rows.items()):
         settings = {"columns": columns, "hashes": ["xxh64"], "compression": compression, "size_limit": size_limit}
         with MDSWriter(out=str(root / name), **settings) as writer:
             for row in range(count):
-                writer.write({"tokens": tokens_of(np.array([number]), np.array([row]))[0].astype(np.uint16)})
+                tokens = tokens_of(np.array([number]), np.array([row]))[0].astype(np.uint16)
+                writer.write({"document_offsets": np.arange(1 + row % 3, dtype=np.uint16), "tokens": tokens})
     return [root / name for name in rows]
 
 

@@ -35,11 +35,12 @@ def test_every_sample_lies_where_it_is_looked_for(shards: list[Reader]) -> None:
     opened = OpenShards(shards, LAYOUT, limit=3)
     first = 0
     for number, shard in enumerate(shards):
-        content = opened.samples(number)
-        assert content is not None
+        mapped = opened.get(number)
+        assert mapped is not None
         rows = np.arange(first, first + len(shard))
         expected = tokens_of(np.zeros_like(rows), rows)
-        assert (np.frombuffer(content, np.uint16).reshape(-1, LENGTH) == expected).all()
+        found = [np.frombuffer(mapped.content[end - LAYOUT.bytes : end], np.uint16) for end in mapped.ends]
+        assert (np.stack(found) == expected).all()
         first += len(shard)
     assert first == 200
 
@@ -47,23 +48,23 @@ def test_every_sample_lies_where_it_is_looked_for(shards: list[Reader]) -> None:
 def test_no_more_than_the_limit_are_open(shards: list[Reader], tmp_path: Path) -> None:
     opened = OpenShards(shards, LAYOUT, limit=3)
     for number in (0, 1, 2, 0, 3, 0, 4):
-        opened.samples(number)
+        opened.get(number)
     assert mapped_files(tmp_path) == {path_of(shards[number]).name for number in (0, 3, 4)}
 
 
 def test_evicted_shards_are_let_go_when_another_is_opened(shards: list[Reader], tmp_path: Path) -> None:
     opened = OpenShards(shards, LAYOUT, limit=8)
     for number in (0, 1, 2):
-        opened.samples(number)
+        opened.get(number)
     shards[0].evict()
     replaced = path_of(shards[1])
     replaced.with_suffix(".new").write_bytes(replaced.read_bytes())
     replaced.with_suffix(".new").replace(replaced)
-    assert opened.samples(0) is not None  # what was open can still be read
-    opened.samples(3)
+    assert opened.get(0) is not None  # what was open can still be read
+    opened.get(3)
     assert mapped_files(tmp_path) == {path_of(shards[number]).name for number in (2, 3)}
-    assert opened.samples(0) is None
-    assert opened.samples(1) is not None
+    assert opened.get(0) is None
+    assert opened.get(1) is not None
 
 
 @pytest.mark.parametrize("spoil", ["missing", "short", "long", "count", "offset"])
@@ -78,7 +79,7 @@ def test_a_file_that_is_not_as_expected_is_left_to_streaming(shards: list[Reader
         elif spoil == "long":
             content += b"x"
         else:
-            content[0 if spoil == "count" else 40] ^= 1
+            content[0 if spoil == "count" else 41] ^= 1  # by 256 bytes: more than a sample has
         path.write_bytes(content)
     assert map_shard(shards[0], LAYOUT) is None
     assert map_shard(shards[1], LAYOUT) is not None

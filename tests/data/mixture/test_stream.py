@@ -174,7 +174,7 @@ def test_shards_without_tokens_of_a_fixed_length_are_refused(tmp_path: Path, pla
     for folder in folders:
         with MDSWriter(out=str(folder), columns=columns) as writer:
             writer.write({"tokens": np.zeros(LENGTH, dtype), "domain": 1})
-    with pytest.raises(DataError, match="one column, tokens, of one type and length"):
+    with pytest.raises(DataError, match="a column, tokens, of one type and length"):
         CurriculumDataset(plan, folders, device_batch_size=4)
 
 

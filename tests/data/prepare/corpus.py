@@ -126,8 +126,8 @@ def expected_documents():
                 seen.add(text)
                 kept.append((domain, text))
     documents = {}
-    for domain, text in sorted(kept, key=lambda item: _hash(f"order {SEED}:{_hash(item[1])}")):
-        heldout = int(_hash(f"heldout:{_hash(text)}")[:8], 16) / 2**32 < HELDOUT
+    for domain, text in sorted(kept, key=lambda item: hash_of(f"order {SEED}:{hash_of(item[1])}")):
+        heldout = int(hash_of(f"heldout:{hash_of(text)}")[:8], 16) / 2**32 < HELDOUT
         documents.setdefault((domain, "heldout" if heldout else "train"), []).append(text)
     return documents
 
@@ -142,5 +142,5 @@ def content(file):
     return pq.read_table(file).to_pylist() if file.suffix == ".parquet" else file.read_bytes()
 
 
-def _hash(text):
+def hash_of(text):
     return hashlib.sha256(text.encode()).hexdigest()

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
+from data import lineage
 from data.errors import DataError
 from data.manifest import Manifest, folder_of, verify
 from data.prepare import best_fit, placing, unigram
@@ -41,8 +42,10 @@ from corpus import (
     NO_UTF8,
     PLANTED,
     QUICK,
+    SEED,
     WEB,
     expected_documents,
+    hash_of,
     recipe,
     same_files,
     write_corpus,
@@ -90,13 +93,50 @@ def one_core(root, spark):
 
 
 def samples_of(dataset, domain, split, tmp_path):
-    """A split's samples as Streaming reads them, [samples, max_seq_len]."""
+    """A split's samples as Streaming reads them, [samples, max_seq_len], and each one's document_offsets."""
     from streaming import StreamingDataset
 
     local = tmp_path / domain / split  # a copy, since Streaming unpacks beside the shards
     shutil.copytree(dataset / folder_of(domain, split), local)
     read = StreamingDataset(local=str(local), shuffle=False, batch_size=1, validate_hash="xxh64")
-    return np.stack([read[i]["tokens"] for i in range(read.num_samples)])
+    samples = [read[i] for i in range(read.num_samples)]
+    return np.stack([sample["tokens"] for sample in samples]), [sample["document_offsets"] for sample in samples]
+
+
+def check_lineage(dataset, domain, split, samples, offsets):
+    """Every document kept lies where the lineage says, and every sample is made of what it says."""
+    manifest = Manifest.read(dataset)
+    tokenizer, length = Tokenizer.load(dataset / manifest.tokenizer.folder), manifest.max_seq_len
+    stream, shards = samples.ravel(), manifest.domains[domain].splits[split].shards
+    texts, begins = [], []
+    for row in pq.read_table(dataset / "lineage" / domain / split).to_pylist():
+        pieces = row["pieces"] or [row]
+        places = [piece["sample"] * length + piece["position"] for piece in pieces]
+        ids = np.concatenate([stream[at:][: piece["tokens"]] for at, piece in zip(places, pieces, strict=True)])
+        text = tokenizer.encoding.decode(ids[:-1].tolist())
+        texts.append(text)
+        begins += [divmod(at, length) for at in places]
+        assert ids[-1] == tokenizer.end_of_text and len(ids) == row["tokens"]
+        assert (row["domain"], row["split"], row["bytes"]) == (domain, split, len(text.encode()))
+        assert row["key"] == hash_of(f"order {SEED}:{hash_of(text)}")
+        assert row["shard"] == shards.index(lineage.shard_of(shards, row["sample"])[0])
+        number = int(text.split()[1].rstrip(":")) if text.startswith(f"{domain} ") else None
+        if number is not None:
+            page = {"web": f"site{number % 3} 1.0/{number}", "code": f"pkg 2.0/{number}.py"}[domain]
+            code_file = domain == "code" and number >= 15
+            assert (row["origin"], row["source"]) == ((f"{number - 15}.txt", 1) if code_file else (page, 0))
+    assert sorted(texts) == sorted(expected_documents()[domain, split])
+    assert sorted(begins) == [(at, int(start)) for at, of in enumerate(offsets) for start in of[:-1]]
+    parts = lineage.fragments(dataset, manifest, domain, split, range(len(samples)))
+    for at, of in enumerate(offsets):
+        end = 0
+        for part in (part for part in parts if part.sample == at):
+            assert part.position == end
+            end += part.tokens
+        assert end == of[-1]
+    middle = len(samples) // 2
+    only = lineage.fragments(dataset, manifest, domain, split, range(middle, middle + 2))
+    assert only == [part for part in parts if middle <= part.sample < middle + 2]
 
 
 def test_decoded_documents_are_the_cleaned_texts_in_order_and_nothing_else(two_cores, tmp_path):
@@ -108,7 +148,8 @@ def test_decoded_documents_are_the_cleaned_texts_in_order_and_nothing_else(two_c
     counts = {}
     for (domain, split), texts in expected.items():
         record = manifest.domains[domain].splits[split]
-        samples = samples_of(two_cores, domain, split, tmp_path)
+        samples, offsets = samples_of(two_cores, domain, split, tmp_path)
+        check_lineage(two_cores, domain, split, samples, offsets)
         assert samples.dtype == np.uint16 and samples.shape == (record.samples, manifest.max_seq_len)
         stream = samples.ravel()[: record.tokens]
         ends = np.flatnonzero(stream == end)
@@ -143,7 +184,9 @@ def test_best_fit_cuts_only_what_is_longer_than_a_sample(root, two_cores, spark,
             for count in best_fit.cut(len(ids), length):
                 wanted.append(tuple(ids[:count]))
                 ids = ids[count:]
-        for sample in samples_of(output, domain, split, tmp_path):
+        samples, offsets = samples_of(output, domain, split, tmp_path)
+        check_lineage(output, domain, split, samples, offsets)
+        for sample in samples:
             rest = sample.tolist()
             while rest and rest != [tokenizer.end_of_text] * len(rest):
                 count = next((n for n in range(len(rest), 0, -1) if tuple(rest[:n]) in set(wanted)), None)
@@ -231,6 +274,7 @@ def test_nothing_is_left_beside_the_dataset(two_cores):
     assert sorted(path.name for path in two_cores.parent.iterdir()) == [".dataset.lock", ".dataset.work", "dataset"]
     assert sorted(path.name for path in two_cores.iterdir()) == [
         "code",
+        "lineage",
         "manifest.json",
         "quarantine",
         "tokenizer",

@@ -24,7 +24,7 @@ def test_pieces_assemble_to_the_stream(lengths, length, samples_per_shard, shuff
     offsets = np.cumsum([0, *map(len, documents)])[:-1]
     shard_tokens = length * samples_per_shard
     pieces = [
-        (shard, int(offset) + start, document[start:stop])
+        (shard, int(offset) + start, start == 0, document[start:stop])
         for document, offset in zip(documents, offsets, strict=True)
         for shard, start, stop in packing.cut(int(offset), len(document), shard_tokens)
     ]
@@ -34,12 +34,16 @@ def test_pieces_assemble_to_the_stream(lengths, length, samples_per_shard, shuff
     assert layout.samples_per_shard == samples_per_shard
     samples, target_total = [], 0
     for shard in range(layout.shards):
-        own = sorted((offset, tokens) for number, offset, tokens in pieces if number == shard)
-        rows, real = packing.assemble(own, shard * shard_tokens, length, END)
+        own = sorted(piece[1:] for piece in pieces if piece[0] == shard)
+        rows, real, begins = packing.assemble(own, shard * shard_tokens, length, END)
         padding = int((~real).sum())
         last = shard == layout.shards - 1
         assert rows.dtype == np.uint16 and (last or (padding == 0 and len(rows) == samples_per_shard))
         samples.append(rows)
+        told = [packing.document_offsets(*of_sample).tolist() for of_sample in zip(real, begins, strict=True)]
+        for number, of_sample in enumerate(told, start=shard * samples_per_shard):
+            ahead = offsets[(offsets >= number * length) & (offsets < (number + 1) * length)] - number * length
+            assert of_sample == [*ahead, min(length, len(stream) - number * length)]
         target_total += len(packing.targets(rows, real))
     packed = np.concatenate(samples).ravel()
     assert (packed[: len(stream)] == stream).all()
@@ -61,10 +65,14 @@ def test_targets_leave_out_first_tokens_and_padding_only():
 
 
 def test_gaps_are_padding():
-    pieces = [(20, np.array([1, END])), (24, np.array([2, 3, 4, 5])), (28, np.array([6, END]))]
-    samples, real = packing.assemble(pieces, 20, 4, END)
+    pieces = [(20, True, np.array([1, END])), (24, True, np.array([2, 3, 4, 5])), (28, False, np.array([6, END]))]
+    samples, real, starts = packing.assemble(pieces, 20, 4, END)
     assert samples.tolist() == [[1, END, END, END], [2, 3, 4, 5], [6, END, END, END]]
     assert real.tolist() == [[True, True, False, False], [True] * 4, [True, True, False, False]]
+    offsets = [packing.document_offsets(*of_sample) for of_sample in zip(real, starts, strict=True)]
+    assert [of.tolist() for of in offsets] == [[0, 2], [0, 4], [2]]
+    assert {of.dtype for of in offsets} == {np.dtype(np.uint16)}
+    assert [packing.offset_dtype(length) for length in (65535, 65536)] == ["uint16", "uint32"]
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(4, 24))
