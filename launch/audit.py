@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from data.words import join_words, plural
 from train.audit.findings import Verdict
 from train.audit.run import RunPlan, read_run_plan, read_run_starts
 from train.audit.shards import TrainingShards
@@ -17,7 +18,6 @@ from train.audit.starts import RecordedStart
 from train.audit.verify import audit
 from train.callbacks.metrics_file import iterate_rows
 from train.run_directory import RunDirectory
-from train.words import join_words, plural
 
 
 def audit_command(run_dir: Path, *, dataset: Path | None, tokens: bool, as_json: bool) -> int:

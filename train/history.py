@@ -15,6 +15,7 @@ from data.mixture.history import continue_plan, first_difference
 from data.mixture.plan import Plan
 from data.mixture.schedule import Schedule, ScheduleAnchor
 from data.mixture.timeline import Era
+from data.words import join_words
 from train.changes import differences
 from train.checkpoints.names import newest_checkpoint, whole_checkpoints
 from train.curriculum.build import build_schedule, shard_rows
@@ -23,7 +24,6 @@ from train.events import Rollback, read_rollback, rollbacks_of
 from train.reader import to_yaml
 from train.recipe import Recipe
 from train.run_directory import RunDirectory
-from train.words import join_words
 
 FILE = "curriculum.json"
 

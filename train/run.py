@@ -16,6 +16,8 @@ from composer.utils.reproducibility import configure_deterministic_mode
 
 from data.manifest import Manifest
 from data.mixture.plan import Plan
+from data.patience import patient
+from data.words import byte_count, short
 from model.flops import count_parameters
 from model.initialise import initialise, materialise
 from model.parts import parts_of
@@ -53,7 +55,6 @@ from train.initial_weights import weights_to_begin_with
 from train.layout import Layout
 from train.optim import build_optimizer
 from train.parallel import device_of_rank, parallelism, parameter_bytes, precision, shard
-from train.patience import patient
 from train.plan.summary import summarise
 from train.reader import to_yaml
 from train.recipe import Recipe
@@ -61,7 +62,6 @@ from train.run_directory import RunDirectory
 from train.temporary_folder import own_temporary_folder
 from train.together import together
 from train.wandb_run import WandbRun
-from train.words import byte_count, short
 
 
 def train(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run: RunDirectory) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.words import join_words
+from data.words import join_words
 
 VERSION = 1
 SIGMA = 1.4826  # standard deviation of a normal distribution, in median absolute deviations

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from data.manifest import Manifest
 from data.mixture.plan import Plan
+from data.patience import patient, silent
 from launch.plan.samples import print_samples, read_range
 from launch.plan.tables import show
 from train.cache import parse_size
@@ -18,7 +19,6 @@ from train.curriculum.build import build_plan
 from train.errors import RecipeError
 from train.history import continue_run
 from train.inputs import default_ranks, read_run
-from train.patience import patient, silent
 from train.plan.page import write_page
 from train.plan.summary import count_ahead, summarise
 from train.recipe import Recipe

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from data.mixture.plan import Plan
-from train.page.figure import colour_of
-from train.words import change, short
+from data.page.figure import colour_of
+from data.words import change, short
 
 FEWEST_ROWS = 10
 FEWEST_COLUMNS, MOST_COLUMNS = 20, 72

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from data.mixture.order import epochs_of
 from data.mixture.plan import Plan
 from data.mixture.times import UNITS
+from data.patience import Say
 from train.errors import RecipeError
-from train.patience import Say
 from train.recipe import Recipe
 
 AT_ONCE = 1 << 16  # samples that are worked out and printed together

@@ -10,12 +10,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from data.mixture.plan import Plan
+from data.words import byte_count, change, join_words, short
 from launch.plan.drawing import draw_mixture
 from train.memory.moments import PARTS
 from train.plan.memory import memory_notes
 from train.plan.ranks import grid, in_words, listed
 from train.plan.summary import shown_spans
-from train.words import byte_count, change, join_words, short
 
 Summary = dict[str, Any]
 

@@ -14,13 +14,13 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from data.page.figure import colour_of
 from launch.cli import main
 from launch.plan.drawing import FEWEST_ROWS, draw_mixture
 from train.checkpoints.checksums import write_checksums
 from train.curriculum.build import build_plan
 from train.history import continue_run
 from train.inputs import read_run
-from train.page.figure import colour_of
 from train.plan.summary import summarise
 from train.run_directory import RunDirectory
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from data.page.figure import DOMAIN_COLOURS
 from launch.cli import main
 from train.curriculum.build import build_plan
 from train.inputs import read_run
-from train.page.figure import DOMAIN_COLOURS
 
 SHARDS = {"web": [50] * 40, "a<b": [30] * 20, "math": [7, 11]}
 ANCHORS = [

@@ -1,7 +1,6 @@
 """A run's copy in an object store: a run goes on from it on an empty disk, and from any kind of store."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,51 +8,27 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from s3_server import S3Settings, s3_server
 
+from data.errors import DataError
+from data.stores import Store, open_store
 from train.checkpoints.checksums import write_checksums
 from train.checkpoints.remote import RemoteRun
 from train.checkpoints.retention import Retention
-from train.checkpoints.stores import Store, open_store
 from train.errors import RecipeError
 from train.run_directory import RunDirectory
 
 from processes import brickyard
 
-moto = pytest.importorskip("moto.server", reason="moto is not installed; `make setup` brings it")
-
 TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}  # what depends on the clock
 BUCKET = "bricks"
-
-
-class S3Settings:
-    """What a user sets to reach an object store; also in a child, which does not inherit it."""
-
-    def __init__(self, endpoint: str) -> None:
-        self.settings = {
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": endpoint,
-        }
-
-    def __call__(self) -> None:
-        os.environ.update(self.settings)
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3Settings]:
     """A server that speaks as S3 does, with an empty bucket."""
-    import boto3
-
-    server = moto.ThreadedMotoServer(port=0)
-    server.start()
-    settings = S3Settings("http://{}:{}".format(*server.get_host_and_port()))
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in settings.settings.items():
-            patch.setenv(key, value)
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
+    with s3_server(BUCKET) as settings:
         yield settings
-    server.stop()
 
 
 @pytest.fixture(params=["file", "memory", "s3", "s3 at its root"])
@@ -75,7 +50,7 @@ def test_every_kind_of_store_does_the_same(store: Store, tmp_path: Path) -> None
     store.put(file, "a/bc")
     store.put(file, "d")
     assert [key for key in store.find() if not key.startswith("copies/")] == ["a/b/c", "a/bc", "d"]
-    assert store.find("a/b/") == ["a/b/c"]
+    assert store.find("a/b/") == ["a/b/c"] and store.sizes("a/b/") == {"a/b/c": 3}
     assert store.find("a/b") == ["a/b/c", "a/bc"]
     assert store.find("nothing/here") == []
     store.get("a/b/c", fetched)
@@ -121,8 +96,11 @@ def test_half_a_copy_is_none_and_a_damaged_one_is_passed_over(tmp_path: Path) ->
 
 
 def test_addresses_that_nothing_here_speaks_to() -> None:
-    with pytest.raises(RecipeError, match=r"checkpoints\.remote: carrier-pigeon://x: "):
+    with pytest.raises(DataError, match=r"^carrier-pigeon://x: "):
         open_store("carrier-pigeon://x")
+    recipe = SimpleNamespace(checkpoints=SimpleNamespace(remote="carrier-pigeon://x"), run_name="run")
+    with pytest.raises(RecipeError, match=r"^checkpoints\.remote: carrier-pigeon://x/run: "):
+        RemoteRun.of(recipe)  # type: ignore[arg-type]
 
 
 def train(

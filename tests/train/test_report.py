@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from data.manifest import DomainRecord, Manifest, ShardRecord, SplitRecord, TokenizerRecord
+from data.page.figure import DOMAIN_COLOURS
+from data.words import duration, short
 from launch.cli import main
 from train.errors import RecipeError
-from train.page.figure import DOMAIN_COLOURS
 from train.report import write_report
 from train.report.reader import read_metrics
 from train.report.series import LINE_POINTS, extremes, means, smoothed, thinned
-from train.words import duration, short
 
 STEP_TOKENS, MAX_SEQ_LEN, ROWS = 1000, 10, 400
 UNIGRAM = {"web": 7.0, "code": 6.5}
@@ -254,7 +254,7 @@ def test_it_loads_nothing(tmp_path: Path) -> None:
     page = Page(write_run(tmp_path / "demo"))
     loads = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
     assert loads and all(value and value.startswith(("#", "data:")) for value in loads)
-    assert "url(" not in Path(__file__, "../../../train/page/page.css").resolve().read_text()
+    assert "url(" not in Path(__file__, "../../../data/page/page.css").resolve().read_text()
     policy = [a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
     assert policy and str(policy[0]).startswith("default-src 'none';")
 
@@ -398,7 +398,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("page", ["#ffffff", "#14171c"])
 def test_colours_stand_out_from_both_pages(page: str) -> None:
-    css = Path(__file__, "../../../train/page/page.css").resolve().read_text()
+    css = Path(__file__, "../../../data/page/page.css").resolve().read_text()
     assert f"--page: {page}" in css
     for colour in DOMAIN_COLOURS:
         low, high = sorted([luminance(colour), luminance(page)])

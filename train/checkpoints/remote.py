@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from data.errors import DataError
+from data.patience import Say, patient
+from data.stores import Store, open_store
+from data.words import byte_count
 from train.checkpoints.checksums import FILE as CHECKSUMS
 from train.checkpoints.checksums import damages, read_checksums
 from train.checkpoints.names import PARTIAL, PREFIX, name_of, newest_checkpoint, steps_in, steps_of
 from train.checkpoints.retention import Retention
-from train.checkpoints.stores import Store, open_store
 from train.errors import RecipeError
-from train.patience import Say, patient
 from train.recipe import Recipe
 from train.run_directory import RunDirectory
-from train.words import byte_count
 
 CHECKPOINTS = "checkpoints"
 RUN_FILES = ("recipe.yaml", "manifest.json", "plan.json", "wandb_id", "metrics.jsonl", "events.jsonl")
@@ -41,7 +42,12 @@ class RemoteRun:
             RecipeError: nothing here can speak to such an address.
         """
         remote = recipe.checkpoints.remote
-        return None if remote is None else cls(open_store(f"{remote.rstrip('/')}/{recipe.run_name}"))
+        if remote is None:
+            return None
+        try:
+            return cls(open_store(f"{remote.rstrip('/')}/{recipe.run_name}"))
+        except DataError as error:
+            raise RecipeError(f"checkpoints.remote: {error}") from None
 
     def steps(self) -> list[int]:
         """Of the checkpoints whose copies are whole, in order."""

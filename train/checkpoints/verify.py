@@ -11,10 +11,10 @@ from pathlib import Path
 
 from composer.utils import dist
 
+from data.words import byte_count
 from train.checkpoints.checksums import damages, read_checksums, share_of
 from train.checkpoints.names import DAMAGED, set_aside, steps_of, whole_checkpoints
 from train.errors import RecipeError
-from train.words import byte_count
 
 
 def newest_good_checkpoint(

@@ -10,11 +10,11 @@ from fractions import Fraction
 from data.manifest import Manifest
 from data.mixture.plan import Plan
 from data.mixture.schedule import WEIGHT_UNIT, Schedule
+from data.words import join_words, plural, short
 from train.curriculum.limits import NothingLeft, reallocate, used_up
 from train.curriculum.spans import read_spans, whole_samples
 from train.errors import CurriculumError
 from train.recipe import Recipe
-from train.words import join_words, plural, short
 
 
 @dataclass(frozen=True)

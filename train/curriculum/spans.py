@@ -9,11 +9,11 @@ from fractions import Fraction
 
 from data.manifest import Manifest
 from data.mixture.schedule import WEIGHT_UNIT, ScheduleAnchor, quantise
+from data.words import join_words
 from train.curriculum.config import AnchorConfig
 from train.curriculum.shares import exact, open_groups, tempered
 from train.errors import CurriculumError
 from train.recipe import Recipe
-from train.words import join_words
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from data.mixture.order import DomainOrder
 from data.mixture.plan import Plan
-from train.page.figure import NEUTRAL, Figure, Trace, colour_of, of_domain, scatter
+from data.page.figure import NEUTRAL, Figure, Trace, colour_of, of_domain, scatter
+from data.words import change, join_words, short
 from train.report.series import Column
-from train.words import change, join_words, short
 
 POINTS = 48  # of a curve between two anchors
 ANCHORS_NAMED = 8  # with more anchors than these, their words would lie on each other

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from data.words import byte_count
 from train.cache import size_in_words
 from train.layout import Layout
 from train.memory.moments import moments
 from train.memory.work import Work
 from train.recipe import Recipe
-from train.words import byte_count
 
 
 def predicted_memory(recipe: Recipe, ranks: int, limit: int | None) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from data.mixture.plan import Plan
+from data.page.shell import whole_page
 from train.errors import RecipeError
-from train.page.shell import whole_page
 from train.plan.sections import headline, sections
 from train.recipe import Recipe
 from train.run_directory import write_whole

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from data.words import plural
 from train.layout import Layout
 from train.recipe import Recipe
-from train.words import plural
 
 MOST_ROWS, MOST_COLUMNS, MOST_LISTED = 8, 8, 8  # that are shown whole
 GAP = "..."

@@ -6,18 +6,18 @@ import html
 from typing import Any
 
 from data.mixture.plan import Plan
+from data.page.figure import colour_of
+from data.page.shell import Card, Section
+from data.page.tables import table
+from data.words import byte_count, change, join_words, plural, short
 from train.cache import size_in_words
 from train.memory.moments import PARTS
-from train.page.figure import colour_of
-from train.page.shell import Card, Section
-from train.page.tables import table
 from train.plan import figures
 from train.plan.memory import memory_notes
 from train.plan.ranks import grid, in_words, listed
 from train.plan.summary import shown_spans
 from train.reader import to_yaml
 from train.recipe import Recipe
-from train.words import byte_count, change, join_words, plural, short
 
 Summary = dict[str, Any]
 

@@ -11,10 +11,11 @@ import numpy as np
 from data.manifest import Manifest
 from data.mixture.order import epochs_of
 from data.mixture.plan import Plan
+from data.patience import Say, silent
+from data.words import short
 from model.flops import count_parameters
 from train.curriculum.build import Exhaustion, exhaustions
 from train.learning_rate import Schedule
-from train.patience import Say, silent
 from train.plan.memory import memory_warnings, predicted_memory
 from train.plan.places import place_of
 from train.plan.ranks import arrangement
@@ -22,7 +23,6 @@ from train.plan.repeats import repeats
 from train.plan.shards import shards_to_read
 from train.plan.warnings import cache_warnings, warnings
 from train.recipe import Recipe
-from train.words import short
 
 STRETCHES = 50  # that the samples are counted in, so that something can be said on the way
 

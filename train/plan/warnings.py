@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from data.words import byte_count, join_words, short
 from train.curriculum.build import Exhaustion, moment
 from train.recipe import Recipe
-from train.words import byte_count, join_words, short
 
 
 def warnings(recipe: Recipe, used_up: Sequence[Exhaustion]) -> Iterator[str]:

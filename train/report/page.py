@@ -6,11 +6,11 @@ import html
 
 import numpy as np
 
-from train.page.shell import Card, whole_page
+from data.page.shell import Card, whole_page
+from data.words import duration, nats, plural, short
 from train.report.reader import RunRecord
 from train.report.sections import against_unigram, heldout_ends, sections, thinning_note
 from train.report.series import last_finite, smoothed
-from train.words import duration, nats, plural, short
 
 RECENT_STEPS = 100  # that the current speed is taken from
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from train.page.figure import NEUTRAL, Figure, Trace, colour_of, numbers, of_domain, scatter
+from data.page.figure import NEUTRAL, Figure, Trace, colour_of, numbers, of_domain, scatter
+from data.words import join_words, nats, percent, short
 from train.report.reader import Column, RunRecord
 from train.report.series import DOTS, LINE_POINTS, extremes, last_finite, means, present, smoothed, thinned
-from train.words import join_words, nats, percent, short
 
 
 def rough_and_smooth(x: Column, y: Column, name: str, colour: str, **more: Any) -> list[Trace]:

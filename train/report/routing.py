@@ -8,10 +8,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from train.page.figure import Figure, Trace
+from data.page.figure import Figure, Trace
+from data.words import join_words, percent, plural
 from train.report.reader import Routing, RunRecord
 from train.routing import REACH, relative_share
-from train.words import join_words, percent, plural
 
 
 def distances(routing: Routing) -> NDArray[np.float64]:

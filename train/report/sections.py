@@ -6,13 +6,13 @@ import html
 
 import numpy as np
 
-from train.page.figure import colour_of
-from train.page.shell import Section
-from train.page.tables import description_list, table
+from data.page.figure import colour_of
+from data.page.shell import Section
+from data.page.tables import description_list, table
+from data.words import duration, join_words, nats, percent, plural, short, signed
 from train.report import plots, routing
 from train.report.reader import RunRecord
 from train.report.series import LINE_POINTS, first_finite, last_finite, smoothed
-from train.words import duration, join_words, nats, percent, plural, short, signed
 
 DOMAINS_NAMED = 5  # in a sentence; more are counted
 

@@ -1,4 +1,4 @@
-"""Where copies of files lie: any address that fsspec knows (file://, gs://, abfs://, ...), and S3 by way of boto3."""
+"""Files at any address that fsspec knows (file://, gs://, abfs://, ...), and in S3 by way of boto3."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from train.errors import RecipeError
+from data.errors import DataError
 
 DELETED_AT_ONCE = 1000  # objects; S3 takes no more
 
@@ -20,8 +20,12 @@ class Store(Protocol):
 
     def put(self, file: Path, key: str) -> None: ...
     def get(self, key: str, file: Path) -> None: ...
+    def sizes(self, below: str = "") -> dict[str, int]:
+        """The bytes of those that begin with `below`, sorted."""
+        ...
+
     def find(self, below: str = "") -> list[str]:
-        """Those that begin with `below`."""
+        """Those that begin with `below`, sorted."""
         ...
 
     def remove(self, keys: Sequence[str]) -> None: ...
@@ -31,12 +35,12 @@ def open_store(url: str) -> Store:
     """The store at an address.
 
     Raises:
-        RecipeError: nothing here can speak to such an address.
+        DataError: nothing here can speak to such an address.
     """
     try:
         return S3Store(url) if url.startswith("s3://") else FsspecStore(url)
     except (ImportError, ValueError) as error:
-        raise RecipeError(f"checkpoints.remote: {url}: {' '.join(str(error).split())}") from None
+        raise DataError(f"{url}: {' '.join(str(error).split())}") from None
 
 
 class FsspecStore:
@@ -57,11 +61,14 @@ class FsspecStore:
     def get(self, key: str, file: Path) -> None:
         self._files.get_file(f"{self._root}/{key}", str(file))
 
-    def find(self, below: str = "") -> list[str]:
+    def sizes(self, below: str = "") -> dict[str, int]:
         self._files.invalidate_cache()
-        found = self._files.find(f"{self._root}/{below.rpartition('/')[0]}")
-        keys = (str(path).removeprefix(f"{self._root}/") for path in found)
-        return sorted(key for key in keys if key.startswith(below))
+        found = self._files.find(f"{self._root}/{below.rpartition('/')[0]}", detail=True)
+        keys = {str(path).removeprefix(f"{self._root}/"): of["size"] for path, of in found.items()}
+        return {key: keys[key] for key in sorted(keys) if key.startswith(below)}
+
+    def find(self, below: str = "") -> list[str]:
+        return list(self.sizes(below))
 
     def remove(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -86,9 +93,13 @@ class S3Store:
     def get(self, key: str, file: Path) -> None:
         self._client.download_file(self._bucket, self._root + key, str(file))
 
-    def find(self, below: str = "") -> list[str]:
+    def sizes(self, below: str = "") -> dict[str, int]:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._root + below)
-        return [entry["Key"].removeprefix(self._root) for page in pages for entry in page.get("Contents", ())]
+        entries = (entry for page in pages for entry in page.get("Contents", ()))
+        return {entry["Key"].removeprefix(self._root): entry["Size"] for entry in entries}
+
+    def find(self, below: str = "") -> list[str]:
+        return list(self.sizes(below))
 
     def remove(self, keys: Sequence[str]) -> None:
         for first in range(0, len(keys), DELETED_AT_ONCE):

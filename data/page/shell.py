@@ -10,9 +10,13 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from train.page.figure import Figure, colour_of
+from data.page.figure import Figure, colour_of
 
 Card = tuple[str, str, str]  # name, value, what it is next to
+HOW_TO_READ = (
+    '<span class="mouse">Drag over a plot to zoom in, double-click to zoom out; with a plot in focus, the arrow keys '
+    "walk along it.</span> A domain's button hides and shows it in every plot."
+)
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,13 @@ def whole_page(
 
     Args:
         state: a sentence below the name.
-        domains: in the order of their colours.
+        domains: in the order of their colours; a button each, where there are figures to show and hide them in.
         notes: HTML, at the page's end.
         progress: HTML of a bar, or nothing.
     """
     figures = {figure.id: figure.for_script() for section in sections for figure in section.figures}
+    if figures:
+        notes = [HOW_TO_READ, *notes]
     return Template(resource("page.html")).substitute(
         name=html.escape(name),
         state=html.escape(state),
@@ -51,18 +57,33 @@ def whole_page(
         progress=progress,
         cards="\n".join(card(*entry) for entry in cards),
         links="\n".join(f'<a href="#{section.id}">{section.question}</a>' for section in sections),
-        domains="\n".join(domain_button(domain, number) for number, domain in enumerate(domains)),
+        choice=choice_of(domains) if figures else "",
         sections="\n".join(section_html(section) for section in sections),
         notes="\n".join(f"<p>{note}</p>" for note in notes),
         css=resource("page.css"),
-        script=resource("page.js"),
-        plotly=plotly_script(),
-        figures=json_for_html(figures),
+        scripts=scripts(figures) if figures else "",
+    )
+
+
+def choice_of(domains: Sequence[str]) -> str:
+    """The domains' buttons."""
+    buttons = "\n".join(domain_button(domain, number) for number, domain in enumerate(domains))
+    return (
+        "<noscript><p>The plots need JavaScript; the numbers and tables do not.</p></noscript>\n"
+        f'<div class="domains" role="group" aria-label="Domains shown in the plots">\n{buttons}\n</div>'
+    )
+
+
+def scripts(figures: dict[str, Any]) -> str:
+    """What draws the figures."""
+    return (
+        f'<script type="application/json" id="figures">{json_for_html(figures)}</script>\n'
+        f"<script>{plotly_script()}</script>\n<script>\n{resource('page.js')}\n</script>"
     )
 
 
 def resource(name: str) -> str:
-    return files("train.page").joinpath(name).read_text(encoding="utf-8")
+    return files("data.page").joinpath(name).read_text(encoding="utf-8")
 
 
 def plotly_script() -> str:
