@@ -59,6 +59,14 @@ class SourceRecord:
     files: int
     bytes: int
     documents: int  # read, before anything was dropped
+    # documents == kept + duplicates + sum(dropped.values())
+    kept: int = 0  # documents, the held-out ones among them
+    kept_bytes: int = 0  # of their text, UTF-8
+    tokens: int = 0  # end-of-text included, padding not
+    dropped: dict[str, int] = field(default_factory=dict)  # as the domain's, without what it has none of
+    duplicates: int = 0  # exact copies of a document of this source or of one before it
+    languages: dict[str, int] = field(default_factory=dict)  # as the domain's
+    lengths: dict[str, int] = field(default_factory=dict)  # as the domain's
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,9 @@ class DomainRecord:
     cleaning: list[CleaningRecord] = field(default_factory=list)  # in the order of the recipe
     languages: dict[str, int] = field(default_factory=dict)  # ISO code -> documents; empty without the step `language`
     deduplication: list[DeduplicationRecord] = field(default_factory=list)  # in the order in which they were taken
-    licences: dict[str, int] = dataclasses.field(default_factory=dict)  # the most frequent ones -> documents kept
+    licences: dict[str, int] = field(default_factory=dict)  # the most frequent ones -> documents kept
+    # Documents kept by their tokens: those under "256" have from 256 to 511, end-of-text included.
+    lengths: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,8 @@ class Manifest:
     domains: dict[str, DomainRecord]  # in the recipe's order
     recipe_fingerprint: str
     input_fingerprints: dict[str, str]  # domain -> sha256 over its input files' contents
+    # What was asked for, every default written out; without what changes no data (output, keep_work, spark).
+    recipe: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
     @cached_property
@@ -149,6 +161,7 @@ class Manifest:
         for domain in content["domains"].values():
             for source in domain["sources"]:
                 del source["path"]
+        content["recipe"] = _without_paths(content["recipe"])
         # The order of domains is content (it decides which copy of a duplicate stays), and sort_keys would hide it.
         content["domain_order"] = list(self.domains)
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
@@ -287,6 +300,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     Raises:
         KeyError, TypeError: the JSON has another shape.
     """
+    if kind is Any:
+        return value
     origin, arguments, hints = _shape(kind)
     if origin is types.UnionType:
         return None if value is None else _build(arguments[0], value, where)
@@ -306,6 +321,13 @@ def _shape(kind: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any] | None]:
     """A type's origin, its arguments and, of a dataclass, its fields."""
     hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else None
     return typing.get_origin(kind), typing.get_args(kind), hints
+
+
+def _without_paths(recipe: Any) -> Any:
+    """A recipe's JSON without where things lie: fingerprints of their content are in the manifest by themselves."""
+    if isinstance(recipe, dict):
+        return {key: _without_paths(value) for key, value in recipe.items() if key != "path"}
+    return [_without_paths(item) for item in recipe] if isinstance(recipe, list) else recipe
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:

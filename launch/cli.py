@@ -1,4 +1,4 @@
-"""The commands that people type: brickyard prepare, trace, plan, train, audit, report, export, import, generate."""
+"""The commands that people type: brickyard prepare, card, trace, plan, train, audit, report, export, import, generate."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ ABOUT = """\
 Pretrain DBRX-class mixture-of-experts models on a curriculum of data.
 
   brickyard prepare yamls/demo/data.yaml        text -> tokens: an MDS dataset with a manifest
+  brickyard card    datasets/demo               the data card of a dataset, written anew
   brickyard trace   datasets/demo code 123      which documents this sample is made of
   brickyard plan    yamls/demo/pretrain.yaml    what a run will read, before it is paid for
   brickyard train   yamls/demo/pretrain.yaml    train, or go on from the newest checkpoint
@@ -100,6 +101,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--print-submit", action="store_true", help="print the commands that do it by spark-submit, and do nothing"
     )
     prepare.set_defaults(run=run_prepare)
+
+    card = commands.add_parser(
+        "card",
+        help="write the data card of a prepared dataset",
+        description="Write DATASET/data_card.md and DATASET/data_card.html: what is in a prepared dataset, what became "
+        "of the documents, and how to check it. `brickyard prepare` writes them as well.",
+    )
+    card.add_argument("dataset", metavar="DATASET", type=Path, help="the folder of a dataset, such as datasets/demo")
+    card.set_defaults(run=run_card)
 
     plan = add_command(commands, "plan", "say what a run will read, without running it", "yamls/demo/pretrain.yaml")
     plan.add_argument(
@@ -248,6 +258,12 @@ def run_prepare(options: argparse.Namespace) -> int:
     from launch.prepare import prepare_command
 
     return prepare_command(options.recipe, options.overrides, options.print_submit)
+
+
+def run_card(options: argparse.Namespace) -> int:
+    from launch.card import card_command
+
+    return card_command(options.dataset)
 
 
 def run_trace(options: argparse.Namespace) -> int:

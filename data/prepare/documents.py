@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +29,26 @@ BROKEN = (*REASONS, engine.EMPTY)  # what is wrong with records that no cleaning
 
 
 @dataclass
+class SourceCounts:
+    """Counts of one source, read to kept."""
+
+    read: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    languages: dict[str, int] = field(default_factory=dict)
+    kept: int = 0
+    bytes: int = 0
+
+    @property
+    def duplicates(self) -> int:
+        return self.read - sum(self.dropped.values()) - self.kept
+
+
+@dataclass
 class DomainCounts:
     """Counts of one domain, read to kept."""
 
     read: int = 0
-    read_by_source: dict[int, int] = field(default_factory=dict)
+    sources: dict[int, SourceCounts] = field(default_factory=lambda: defaultdict(SourceCounts))
     dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BROKEN, 0))
     cleaning: list[CleaningRecord] = field(default_factory=list)
     languages: dict[str, int] = field(default_factory=dict)
@@ -117,31 +133,41 @@ def count(
 ) -> dict[str, DomainCounts]:
     """Counts per domain; only counts and a few examples reach the driver.
 
-    `selected`: the documents that stay; `found`: by step on unique documents and by domain, what it did.
+    `selected`: the unique documents, of which steps have dropped some; `found`: by step and by domain, what it did.
     """
     counts = {domain: DomainCounts() for domain in recipe.domains}
     by_rule: dict[tuple[str, str, str], int] = {}  # domain, step, rule
     fates = cleaned.groupBy("domain", "source", "dropped", "rule", "language").count()
     for domain, source, dropped, rule, language, number in fates.collect():
-        of = counts[domain]
+        of, of_source = counts[domain], counts[domain].sources[source]
         of.read += number
-        of.read_by_source[source] = of.read_by_source.get(source, 0) + number
+        of_source.read += number
+        if dropped is not None:
+            of_source.dropped[dropped] = of_source.dropped.get(dropped, 0) + number
         if rule is not None:
             by_rule[domain, dropped, rule] = by_rule.get((domain, dropped, rule), 0) + number
         elif dropped is not None:
             of.dropped[dropped] += number
         elif language is not None:
             of.languages[language] = of.languages.get(language, 0) + number
+            of_source.languages[language] = of_source.languages.get(language, 0) + number
     edited, examples = cleaning_counts.edits(cleaned), cleaning_counts.examples(cleaned)
     for domain, of in counts.items():
         names = list(steps.build(recipe.cleaning_of(domain)))
         documents_in = of.read - sum(of.dropped.values())
         of.cleaning = cleaning_counts.records(domain, names, documents_in, by_rule, edited, examples)
         of.dropped.update({record.step: sum(record.dropped.values()) for record in of.cleaning})
-    kept = selected.groupBy("domain", "split").agg(F.count("*"), F.sum(F.octet_length("text")))
-    for domain, split, number, size in kept.collect():
-        counts[domain].kept[split] = number
-        counts[domain].bytes += size
+    ends = selected.groupBy("domain", "source", "split", "dropped").agg(F.count("*"), F.sum(F.octet_length("text")))
+    for domain, source, split, dropped, number, size in ends.collect():
+        of, of_source = counts[domain], counts[domain].sources[source]
+        if dropped is not None:
+            of_source.dropped[dropped] = of_source.dropped.get(dropped, 0) + number
+            continue
+        of.kept[split] = of.kept.get(split, 0) + number
+        of.bytes += size
+        of_source.kept += number
+        of_source.bytes += size
+    selected = selected.where(F.col("dropped").isNull())
     for domain, origin, number in _top(selected, F.substring_index("origin", "/", 1)).collect():
         counts[domain].origins[origin] = number
     for domain, licence, number in _top(selected, F.col("licence")).collect():

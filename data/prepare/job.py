@@ -7,6 +7,7 @@ only if something that it depends on has changed. Only counts, hashes and index 
 import dataclasses
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
@@ -14,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from data.errors import DataError
 from data.manifest import LINEAGE, SPLITS, Manifest, TokenizerRecord, verify
 from data.prepare import documents, lineage, placing, quarantine, record, shards, sources, tokens
+from data.prepare.card.write import write_card
 from data.prepare.cleaning import steps
 from data.prepare.documents import DomainCounts, read_selected, read_stage
 from data.prepare.duplicates.benchmarks import Contamination, read_benchmarks
@@ -26,7 +27,7 @@ from data.prepare.duplicates.documents import DOCUMENTS, Found, read_found
 from data.prepare.duplicates.steps import chosen
 from data.prepare.inputs import Input, find_inputs, identify
 from data.prepare.output import check_replaceable, locked, publish
-from data.prepare.recipe import Packing, PrepareRecipe, content
+from data.prepare.recipe import Packing, PrepareRecipe, content, resolved
 from data.prepare.session import divide_shuffles, explained, spark_session
 from data.prepare.shards import Places
 from data.prepare.stages import Stage, Stages, fingerprint_of
@@ -42,7 +43,8 @@ Report = Callable[[str], None]
 def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = None) -> Manifest:
     """Prepares recipe.output, or finds it up to date; tells `report` one line a step.
 
-    The stages stay beside the output, in .NAME.work, for the next job to reuse, unless recipe.keep_work is false.
+    The stages stay beside the output, in .NAME.work, for the next job to reuse, unless recipe.keep_work is false. An
+    output at a URL is made in recipe.folder first, and stays there unless recipe.keep_work is false.
 
     `spark`: a session to use instead of one of our own; recipe.spark is then ignored, and the session stays open.
 
@@ -50,7 +52,7 @@ def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = 
         DataError: the recipe's files, columns, tokenizer or output can't be used.
     """
     started = time.monotonic()
-    output = Path(recipe.output)
+    output = recipe.folder
     check_replaceable(output)
     inputs = find_inputs(recipe.domains)
     tokenizer = tokens.fixed_tokenizer(recipe)
@@ -58,18 +60,13 @@ def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = 
     with explained(output), locked(output) as work, _session(recipe, work, report, spark) as session:
         inputs = identify(inputs, work, session)
         fingerprints = _fingerprints(recipe, inputs, tokenizer, benchmarks)
-        if (kept := _up_to_date(output, *fingerprints)) is not None:
+        manifest = _if_same(_whole(output), *fingerprints)
+        if manifest is not None:
             report(f"{output} is up to date: nothing to do")
-            return kept
-        job = _Job(recipe, inputs, benchmarks, fingerprints, Stages(work, VERSION), report)
-        manifest, dataset = _run(job, session(), tokenizer)
-        if (reused := job.stages.summary()) is not None:
-            report(reused)
-        manifest.write(dataset)
-        publish(dataset, output)
-        shutil.rmtree(dataset.parent)
-        job.stages.remove_unwanted(keep=recipe.keep_work)
-    report(f"{output} is ready after {time.monotonic() - started:.0f} s")
+        else:
+            job = _Job(recipe, inputs, benchmarks, fingerprints, Stages(work, VERSION), report)
+            manifest = _make(job, session(), tokenizer, output)
+            report(f"{output} is ready after {time.monotonic() - started:.0f} s")
     return manifest
 
 
@@ -102,6 +99,19 @@ class _Job:
     report: Report
 
 
+def _make(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None, output: Path) -> Manifest:
+    """Prepares the dataset and puts it in its place."""
+    manifest, dataset = _run(job, spark, tokenizer)
+    if (reused := job.stages.summary()) is not None:
+        job.report(reused)
+    manifest.write(dataset)
+    write_card(manifest, dataset, job.recipe.name)
+    publish(dataset, output)
+    shutil.rmtree(dataset.parent)
+    job.stages.remove_unwanted(keep=job.recipe.keep_work)
+    return manifest
+
+
 def _run(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None) -> tuple[Manifest, Path]:
     """The manifest, and the folder of what it speaks of."""
     divide_shuffles(spark, sum(item.bytes for item in job.inputs))
@@ -132,7 +142,7 @@ def _select_documents(job: _Job, spark: SparkSession, raw: list[Stage]) -> tuple
         partial(documents.write_unique, cleaned, recipe),
     )
     selected, found = _deduplicate(job, spark, unique)
-    counts = documents.count(cleaned, read_selected(spark, selected.folder), found, recipe)
+    counts = documents.count(cleaned, read_stage(spark, selected.folder), found, recipe)
     documents.check(counts, recipe)
     for domain, of in counts.items():
         job.report(
@@ -187,7 +197,7 @@ def _write_quarantine(job: _Job, spark: SparkSession, raw: list[Stage], dataset:
         rows = documents.union(job.inputs, [read_stage(spark, stage.folder) for stage in raw])
         number = quarantine.write(rows, folder)
         if number:
-            job.report(f"{number:,} records that can't be read are in {job.recipe.output}/{quarantine.FOLDER}")
+            job.report(f"{number:,} records that can't be read are in {job.recipe.folder}/{quarantine.FOLDER}")
 
     stage = job.stages.make("quarantine", _places(job, raw), write)
     if any(stage.folder.iterdir()):
@@ -217,7 +227,10 @@ def _write_shards(
     recipe = job.recipe
     rows = read_stage(spark, tokenized.folder)
     dtype = tokens.token_dtype(tokenizer.vocab_size)
-    sums = {(domain, split): n for domain, split, n in rows.groupBy("domain", "split").agg(F.sum("count")).collect()}
+    counted = record.count_tokens(rows)
+    sums: Counter[tuple[str, str]] = Counter()
+    for row in counted:
+        sums[row.domain, row.split] += row.tokens
     in_order = {
         (domain, split): sums[domain, split] for domain in counts for split in SPLITS if (domain, split) in sums
     }
@@ -260,12 +273,17 @@ def _write_shards(
         ),
         domains={
             domain: record.record_domain(
-                of, splits[domain], [item for item in job.inputs if item.domain == domain], losses.get(domain)
+                of,
+                splits[domain],
+                [item for item in job.inputs if item.domain == domain],
+                losses.get(domain),
+                [row for row in counted if row.domain == domain],
             )
             for domain, of in counts.items()
         },
         recipe_fingerprint=job.fingerprints[0],
         input_fingerprints=job.fingerprints[1],
+        recipe=resolved(recipe),
     )
     return manifest, dataset
 
@@ -293,7 +311,7 @@ def _fingerprints(
     Where things lie and how Spark runs is no part of them; a tokenizer on disk counts by its content.
     """
     means = content(recipe)
-    for key in ("output", "keep_work", "spark", "cleaning"):
+    for key in ("output", "local", "keep_work", "spark", "cleaning"):
         del means[key]
     means["tokenizer"]["path"] = None if tokenizer is None else tokenizer.fingerprint
     for name, domain in means["domains"].items():
@@ -310,11 +328,16 @@ def _fingerprints(
     return fingerprint_of(means), of_inputs
 
 
-def _up_to_date(output: Path, of_recipe: str, of_inputs: dict[str, str]) -> Manifest | None:
-    """The manifest of what lies in `output`, if it is whole and of this recipe and these inputs."""
+def _whole(output: Path) -> Manifest | None:
+    """The manifest of what lies in `output`, if it is whole."""
     try:
-        manifest = verify(output)
+        return verify(output)
     except DataError:
         return None
-    same = (manifest.recipe_fingerprint, manifest.input_fingerprints) == (of_recipe, of_inputs)
-    return manifest if same else None
+
+
+def _if_same(manifest: Manifest | None, of_recipe: str, of_inputs: dict[str, str]) -> Manifest | None:
+    """The manifest, if it is of this recipe and these inputs."""
+    if manifest is None or (manifest.recipe_fingerprint, manifest.input_fingerprints) != (of_recipe, of_inputs):
+        return None
+    return manifest

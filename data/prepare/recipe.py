@@ -1,6 +1,8 @@
 """The typed schema of a preparation recipe. Plain dataclasses: launch/ reads YAML into them and calls `problems`."""
 
 import dataclasses
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -139,7 +141,8 @@ class SparkChoice:
 class PrepareRecipe:
     """Everything `brickyard prepare` needs to turn text into a dataset."""
 
-    output: str = ""
+    output: str = ""  # a local folder, or a URL: s3://..., gs://..., whatever fsspec knows
+    local: str | None = None  # where an output at a URL is made first; null: datasets/NAME, by the URL's last part
     domains: dict[str, Domain] = field(default_factory=dict)  # the first of two domains keeps a document both have
     max_seq_len: int = 2048
     packing: Packing = Packing.concatenate
@@ -153,13 +156,18 @@ class PrepareRecipe:
     shard_size_mb: float = 64.0  # of tokens, uncompressed
     compression: str | None = None  # such as zstd or zstd:7
     hashes: list[str] = field(default_factory=lambda: ["sha1", "xxh64"])
-    keep_work: bool = True  # .NAME.work beside the output, so that the next run does only what has changed
+    # .NAME.work beside the output, and `local`, so that the next run does only what has changed
+    keep_work: bool = True
     spark: SparkChoice = field(default_factory=SparkChoice)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Pairs of a key, relative to this node, and a sentence on what was expected there."""
-        if not self.output or "://" in self.output:
-            yield "output", "expected a local folder"
+        if not self.output.partition("://")[2 if self.is_remote else 0].strip("/"):
+            yield "output", "expected a local folder or a URL"
+        if self.local is not None and (not self.local or "://" in self.local):
+            yield "local", "expected a local folder"
+        if self.local is not None and not self.is_remote:
+            yield "local", "the output is a local folder itself; remove this key"
         if not self.domains:
             yield "domains", "expected at least one domain"
         for name in self.domains:
@@ -180,6 +188,20 @@ class PrepareRecipe:
             yield "hashes", "expected distinct names out of sha1, sha256, xxh64, xxh128"
         yield from ((f"cleaning{key}", sentence) for key, sentence in steps.problems(self.cleaning))
 
+    @property
+    def is_remote(self) -> bool:
+        return "://" in self.output
+
+    @property
+    def folder(self) -> Path:
+        """Where the dataset is made."""
+        return Path(self.local or f"datasets/{self.name}") if self.is_remote else Path(self.output)
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called."""
+        return self.output.rstrip("/").rpartition("/")[2] if self.is_remote else self.folder.resolve().name
+
     def cleaning_of(self, domain: str) -> list[Any]:
         """The list of steps that the domain's documents go through."""
         own = self.domains[domain].cleaning
@@ -193,6 +215,26 @@ def content(node: Any) -> Any:
         return {key: value.value if isinstance(value, Enum) else value for key, value in pairs}
 
     return dataclasses.asdict(node, dict_factory=plain)
+
+
+def resolved(recipe: PrepareRecipe) -> dict[str, Any]:
+    """The recipe as JSON for readers of the dataset: every default written out, each domain with its own cleaning.
+
+    Without where the output lies and how Spark ran, which change no data and may hold secrets.
+    """
+    means = content(recipe)
+    for key in ("output", "local", "keep_work", "spark", "cleaning"):
+        del means[key]
+    for name, domain in means["domains"].items():
+        domain["cleaning"] = [{step: options} for step, options in steps.resolved(recipe.cleaning_of(name))]
+        for source in domain["sources"]:
+            source["path"] = without_password(source["path"])
+    return json.loads(json.dumps(means))
+
+
+def without_password(path: str) -> str:
+    """The path or URL, without a name and a password in it."""
+    return re.sub(r"://[^/@]*@", "://", path)
 
 
 def _is_folder_name(name: str) -> bool:

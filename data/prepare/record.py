@@ -1,16 +1,19 @@
 """The manifest of a run: counts and index entries, put together on the driver."""
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from data.manifest import SPLITS, DomainRecord, SourceRecord, SplitRecord, folder_of, shard_record
 from data.prepare import unigram
 from data.prepare.documents import DomainCounts
 from data.prepare.inputs import Input
+from data.prepare.recipe import without_password
 from data.prepare.shards import Layout, write_index
 
 
@@ -39,33 +42,67 @@ def record_splits(
     return records
 
 
+def count_tokens(tokenized: DataFrame) -> list[Row]:
+    """Kept documents and their tokens by domain, source, split and power, the power of two in a document's tokens."""
+    power = (F.length(F.bin("count")) - 1).alias("power")
+    by = tokenized.groupBy("domain", "source", "split", power)
+    return by.agg(F.count("*").alias("documents"), F.sum("count").alias("tokens")).collect()
+
+
+def lengths_of(counted: Iterable[Row]) -> dict[str, int]:
+    """Documents by number of tokens, as a manifest has them."""
+    by_power: Counter[int] = Counter()
+    for row in counted:
+        by_power[row.power] += row.documents
+    return {str(1 << power): by_power[power] for power in sorted(by_power)}
+
+
 def record_domain(
-    counts: DomainCounts, splits: dict[str, SplitRecord], inputs: list[Input], loss: float | None
+    counts: DomainCounts,
+    splits: dict[str, SplitRecord],
+    inputs: list[Input],
+    loss: float | None,
+    counted: list[Row],
 ) -> DomainRecord:
-    """One domain's record; `inputs` are the domain's own."""
+    """One domain's record; `inputs` and `counted` are the domain's own."""
     return DomainRecord(
         documents_read=counts.read,
         dropped=counts.dropped,
         duplicates=counts.duplicates,
         bytes=counts.bytes,
-        sources=[
-            SourceRecord(
-                path=item.name,
-                format="table" if item.source.table else item.source.format.value,
-                files=item.file_count,
-                bytes=item.bytes,
-                documents=counts.read_by_source.get(item.number, 0),
-            )
-            for item in inputs
-        ],
+        sources=[record_source(item, counts, [row for row in counted if row.source == item.number]) for item in inputs],
         origins=counts.origins,
         splits=splits,
         unigram_loss=loss,
         cleaning=counts.cleaning,
-        languages=dict(sorted(counts.languages.items(), key=lambda item: (-item[1], item[0]))),
+        languages=most_first(counts.languages),
         licences=counts.licences,
         deduplication=counts.deduplication,
+        lengths=lengths_of(counted),
     )
+
+
+def record_source(item: Input, of_domain: DomainCounts, counted: list[Row]) -> SourceRecord:
+    """One source's record; `counted` is the source's own."""
+    counts = of_domain.sources[item.number]
+    return SourceRecord(
+        path=without_password(item.name),
+        format="table" if item.source.table else item.source.format.value,
+        files=item.file_count,
+        bytes=item.bytes,
+        documents=counts.read,
+        kept=counts.kept,
+        kept_bytes=counts.bytes,
+        tokens=sum(row.tokens for row in counted),
+        dropped={step: counts.dropped[step] for step in of_domain.dropped if step in counts.dropped},
+        duplicates=counts.duplicates,
+        languages=most_first(counts.languages),
+        lengths=lengths_of(counted),
+    )
+
+
+def most_first(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def unigram_losses(written: DataFrame, layout: Layout, vocab_size: int) -> dict[str, float]:

@@ -46,6 +46,12 @@ def test_the_fingerprint_covers_content_but_not_where_the_sources_lay(tmp_path):
     manifest = make_dataset(tmp_path / "a")
     assert make_dataset(tmp_path / "b", source_path="/elsewhere/x.jsonl").fingerprint == manifest.fingerprint
     assert dataclasses.replace(manifest, max_seq_len=8).fingerprint != manifest.fingerprint
+    recipes = [
+        {"domains": {"code": {"sources": [{"path": path}]}}, "seed": seed}
+        for path, seed in (("a", 1), ("b", 1), ("b", 2))
+    ]
+    one, moved, other = (dataclasses.replace(manifest, recipe=recipe).fingerprint for recipe in recipes)
+    assert one == moved != other
     code = manifest.domains["code"]
     other_loss = dataclasses.replace(code, unigram_loss=7.0)
     assert dataclasses.replace(manifest, domains={"code": other_loss}).fingerprint != manifest.fingerprint

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from data.prepare.cleaning.pii import MaskPii
 from data.prepare.session import spark_path
 
 DOCUMENTS = "documents"  # in a step's folder: its input's rows, those that it drops without text and with its name
@@ -69,8 +70,8 @@ def first_of_each_domain(rows: DataFrame) -> DataFrame:
 
 
 def excerpt(text: str) -> str:
-    """The beginning of a text, on one line."""
-    line = " ".join(text[: 2 * EXCERPT].split())
+    """The beginning of a text, on one line and without addresses: the manifest is to spread nobody's."""
+    line = MaskPii().apply(" ".join(text[: 2 * EXCERPT].split()))
     return line if len(line) <= EXCERPT else f"{line[:EXCERPT]}..."
 
 

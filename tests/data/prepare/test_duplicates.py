@@ -359,7 +359,8 @@ def test_a_job_with_all_three_steps_accounts_for_every_document(spark, choice, t
             assert record.documents_in == before == record.documents_out + record.dropped
             assert domain.dropped[record.step] == record.dropped
             before = record.documents_out
-        assert before == domain.splits["train"].documents
+        assert before == domain.splits["train"].documents == domain.sources[0].kept
+        assert domain.sources[0].dropped == {step: number for step, number in domain.dropped.items() if number}
     assert [record.dropped for record in web.deduplication] == [0, 0, 1]
     assert [record.dropped for record in code.deduplication] == [3, 1, 0] and code.duplicates == 1
     assert web.deduplication[2].counts == {"sums": 1} and code.deduplication[1].counts == {"lines": 1}

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from data.prepare.recipe import (
     SparkChoice,
     TokenizerChoice,
     TokenizerKind,
+    without_password,
 )
 from data.prepare.session import spark_session
 from data.prepare.stages import Stages
@@ -224,6 +226,50 @@ def test_the_manifest_accounts_for_every_record(two_cores):
     assert web.sources[0].bytes == sum(p.stat().st_size for p in Path(web.sources[0].path).iterdir())
 
 
+def test_sources_add_up_to_their_domain(two_cores):
+    manifest = Manifest.read(two_cores)
+    for domain in manifest.domains.values():
+        for source in domain.sources:
+            assert source.documents == source.kept + source.duplicates + sum(source.dropped.values())
+            assert sum(source.lengths.values()) == source.kept
+        for of_source, of_domain in {
+            "documents": "documents_read",
+            "duplicates": "duplicates",
+            "kept_bytes": "bytes",
+        }.items():
+            assert sum(getattr(source, of_source) for source in domain.sources) == getattr(domain, of_domain)
+        assert sum(source.tokens for source in domain.sources) == sum(of.tokens for of in domain.splits.values())
+        for counts in ("dropped", "languages", "lengths"):
+            sums = sum((Counter(getattr(source, counts)) for source in domain.sources), Counter())
+            assert sums == +Counter(getattr(domain, counts))
+    code = manifest.domains["code"]
+    assert [(source.kept, source.duplicates, source.dropped) for source in code.sources] == [
+        (15, 0, {}),
+        (len(CODE) - 16, 1, {"no_utf8": 1}),
+    ]
+
+
+def test_lengths_are_those_of_the_documents(two_cores):
+    manifest = Manifest.read(two_cores)
+    tokenizer = Tokenizer.load(two_cores / manifest.tokenizer.folder)
+    by_hand = {domain: Counter() for domain in manifest.domains}
+    for (domain, _), texts in expected_documents().items():
+        for text in texts:
+            count = len(tokenizer.encoding.encode_ordinary(text)) + 1
+            by_hand[domain][str(max(2**power for power in range(40) if 2**power <= count))] += 1
+    assert {domain: of.lengths for domain, of in manifest.domains.items()} == by_hand
+    assert list(manifest.domains["code"].lengths) == sorted(by_hand["code"], key=int)
+
+
+def test_the_recipe_is_there_with_every_default_and_no_secret(root, two_cores):
+    asked = Manifest.read(two_cores).recipe
+    assert asked["domains"]["web"]["sources"][0]["path"] == str(root / "web [1]")
+    assert asked["domains"]["code"]["cleaning"][1] == {"characters": {"min": 20, "max": None}}
+    assert asked["deduplicate"] == {"near": None, "lines": None} and asked["max_seq_len"] == 32
+    assert not {"output", "spark", "keep_work", "cleaning"} & asked.keys()
+    assert without_password("https://jane:secret@host/a@b") == "https://host/a@b"
+
+
 def test_each_step_says_what_it_did(two_cores):
     web, code = (Manifest.read(two_cores).domains[name] for name in ("web", "code"))
     seen = web.documents_read - len(BAD) - 1
@@ -260,9 +306,9 @@ def test_shards_are_many_and_match_their_hashes(two_cores):
     manifest = Manifest.read(two_cores)
     train = manifest.domains["code"].splits["train"]
     assert len(train.shards) > 5 and sum(shard.samples for shard in train.shards) == train.samples
-    assert [shard.file for shard in train.shards] == [f"shard.{i:05}.mds.zstd" for i in range(len(train.shards))]
-    for shard in train.shards:
+    for number, shard in enumerate(train.shards):
         content = (two_cores / folder_of("code", "train") / shard.file).read_bytes()
+        assert shard.file == f"shard.{number:05}.{hashlib.sha256(content).hexdigest()[:12]}.mds.zstd"
         assert shard.hashes["sha1"] == hashlib.sha1(content).hexdigest()
 
 
@@ -274,6 +320,8 @@ def test_nothing_is_left_beside_the_dataset(two_cores):
     assert sorted(path.name for path in two_cores.parent.iterdir()) == [".dataset.lock", ".dataset.work", "dataset"]
     assert sorted(path.name for path in two_cores.iterdir()) == [
         "code",
+        "data_card.html",
+        "data_card.md",
         "lineage",
         "manifest.json",
         "quarantine",

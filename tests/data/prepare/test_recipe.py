@@ -24,7 +24,10 @@ def good(**changes):
 
 def test_a_good_recipe_has_no_problems():
     sources = [Source("a"), Source("s3://a/b"), Source(table="a.b.c")]
-    for node in (good(), *sources, Domain([Source("a")]), TokenizerChoice(), SparkChoice()):
+    elsewhere = good(output="s3://bucket/x/", local="/scratch/y")
+    assert elsewhere.folder == Path("/scratch/y") and elsewhere.name == "x"
+    assert good(output="s3://bucket/x").folder == Path("datasets/x")
+    for node in (good(), elsewhere, *sources, Domain([Source("a")]), TokenizerChoice(), SparkChoice()):
         assert list(node.problems()) == []
 
 
@@ -32,7 +35,9 @@ def test_a_good_recipe_has_no_problems():
     ("node", "key"),
     [
         (good(output=""), "output"),
-        (good(output="s3://bucket/x"), "output"),
+        (good(output="s3://"), "output"),
+        (good(output="s3://bucket/x", local="s3://bucket/y"), "local"),
+        (good(local="x"), "local"),
         (good(domains={}), "domains"),
         (good(domains={"../up": Domain()}), "domains.../up"),
         (good(domains={"tokenizer": Domain()}), "domains.tokenizer"),
