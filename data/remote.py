@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -9,7 +10,15 @@ from typing import Any
 
 from data.errors import DataError
 from data.manifest import FILE, INDEX, Manifest, SplitRecord, file_sizes, has_grown, split_folders, verify_index
-from data.tokenizer import ENCODING_FILE, RANKS_FILE
+from data.tokenizer import ENCODING_FILE, RANKS_FILE, Tokenizer
+
+TOKENIZER_FILES = (RANKS_FILE, ENCODING_FILE)
+VERSIONS = ".versions"  # of a remote: what manifests need besides shards, for each in a folder of its own
+
+
+def version_folder(manifest: Manifest) -> str:
+    """Where at a remote `brickyard prepare` puts the manifest's own indexes and tokenizer."""
+    return f"{VERSIONS}/{manifest.fingerprint[:16]}"
 
 
 def fetch(remote: str, folder: Path) -> Manifest:
@@ -30,16 +39,35 @@ def fetch(remote: str, folder: Path) -> Manifest:
             for split_folder, record in split_folders(folder, manifest):
                 if not is_index_of(split_folder, record):
                     place = split_folder.relative_to(folder).as_posix()
+                    fetched = fetch_index(remote, place, Path(temporary), manifest, record)
                     split_folder.mkdir(parents=True, exist_ok=True)
-                    download(f"{remote.rstrip('/')}/{place}/{INDEX}", Path(temporary, place, INDEX)).replace(
-                        split_folder / INDEX
-                    )
+                    fetched.replace(split_folder / INDEX)
                 entries = verify_index(split_folder, record)
                 if os.environ.get("LOCAL_RANK", "0") == "0":
                     drop_half_fetched(split_folder, entries)
     except OSError as error:
         raise DataError(f"{folder} can't be used as a cache: {error.strerror or error}") from None
     return manifest
+
+
+def fetch_index(remote: str, place: str, temporary: Path, manifest: Manifest, record: SplitRecord) -> Path:
+    """A split's index: that at its usual place, or, where that is being replaced, the manifest's own.
+
+    Raises:
+        DataError: neither can be fetched and lists the manifest's shards; what is wrong with the usual one.
+    """
+
+    def fetched(place: str) -> Path:
+        index = download(f"{remote.rstrip('/')}/{place}/{INDEX}", temporary / place / INDEX)
+        verify_index(index.parent, record)
+        return index
+
+    try:
+        return fetched(place)
+    except DataError as error:
+        with contextlib.suppress(DataError):
+            return fetched(f"{version_folder(manifest)}/{place}")
+        raise DataError(str(error).replace(str(temporary), remote.rstrip("/"))) from None
 
 
 def fetch_manifest(remote: str, folder: Path, temporary: Path) -> Manifest:
@@ -104,13 +132,32 @@ def fetch_tokenizer(remote: str, folder: Path, manifest: Manifest) -> None:
     Raises:
         DataError: the remote can't be reached or lacks it, or the folder can't be written to.
     """
-    place = manifest.tokenizer.folder
+    there = folder / manifest.tokenizer.folder
+    if all((there / name).exists() for name in TOKENIZER_FILES):
+        return
     try:
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as temporary:
-            for name in (RANKS_FILE, ENCODING_FILE):
-                if not (folder / place / name).exists():
-                    (folder / place).mkdir(parents=True, exist_ok=True)
-                    fetched = download(f"{remote.rstrip('/')}/{place}/{name}", Path(temporary, name))
-                    fetched.replace(folder / place / name)
+            fetched = usual = fetch_tokenizer_at(remote, manifest.tokenizer.folder, Path(temporary, "usual"))
+            if not is_tokenizer(usual, manifest):
+                own = f"{version_folder(manifest)}/{manifest.tokenizer.folder}"
+                with contextlib.suppress(DataError):  # whoever loads the usual one says what is wrong with it
+                    fetched = fetch_tokenizer_at(remote, own, Path(temporary, "own"))
+            there.mkdir(parents=True, exist_ok=True)
+            for name in TOKENIZER_FILES:
+                (fetched / name).replace(there / name)
     except OSError as error:
         raise DataError(f"{folder} can't be used as a cache: {error.strerror or error}") from None
+
+
+def fetch_tokenizer_at(remote: str, place: str, folder: Path) -> Path:
+    for name in TOKENIZER_FILES:
+        download(f"{remote.rstrip('/')}/{place}/{name}", folder / name)
+    return folder
+
+
+def is_tokenizer(folder: Path, manifest: Manifest) -> bool:
+    """Is it the one that the dataset was prepared with?"""
+    try:
+        return Tokenizer.load(folder).fingerprint == manifest.tokenizer.fingerprint
+    except DataError:
+        return False

@@ -31,6 +31,7 @@ from data.prepare.recipe import Packing, PrepareRecipe, content, resolved
 from data.prepare.session import divide_shuffles, explained, spark_session
 from data.prepare.shards import Places
 from data.prepare.stages import Stage, Stages, fingerprint_of
+from data.prepare.upload import RemoteDataset
 from data.tokenizer import Tokenizer
 
 VERSION = 4  # of what a recipe means: raise it when the same recipe and inputs should give other data
@@ -54,12 +55,18 @@ def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = 
     started = time.monotonic()
     output = recipe.folder
     check_replaceable(output)
+    remote = RemoteDataset(recipe.output) if recipe.is_remote else None
+    if remote is not None:
+        remote.check_replaceable()
     inputs = find_inputs(recipe.domains)
     tokenizer = tokens.fixed_tokenizer(recipe)
     benchmarks = None if recipe.decontaminate is None else read_benchmarks(recipe.decontaminate)
     with explained(output), locked(output) as work, _session(recipe, work, report, spark) as session:
         inputs = identify(inputs, work, session)
         fingerprints = _fingerprints(recipe, inputs, tokenizer, benchmarks)
+        if remote is not None and (kept := _if_same(remote.whole(), *fingerprints)) is not None:
+            report(f"{remote.url} is up to date: nothing to do")
+            return kept
         manifest = _if_same(_whole(output), *fingerprints)
         if manifest is not None:
             report(f"{output} is up to date: nothing to do")
@@ -67,6 +74,11 @@ def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = 
             job = _Job(recipe, inputs, benchmarks, fingerprints, Stages(work, VERSION), report)
             manifest = _make(job, session(), tokenizer, output)
             report(f"{output} is ready after {time.monotonic() - started:.0f} s")
+        if remote is not None:
+            remote.upload(output, manifest, report)
+            report(f"{remote.url} is ready after {time.monotonic() - started:.0f} s")
+            if not recipe.keep_work:
+                shutil.rmtree(output)
     return manifest
 
 

@@ -1,5 +1,6 @@
 """Placed tokens to MDS shards: bring each shard's pieces together, write it."""
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from data.prepare.session import cores, spark_path
 
 Places = dict[tuple[str, str], int]  # (domain, split) -> a number of something
 MDS_OFFSET_BYTES = 4  # per sample, in a shard's header
+NAME_DIGITS = 12  # of the hash in a shard's name
 ATTEMPT = ".attempt-"  # begins the name of the folder that a task writes a shard in
 PIECES = "shard long, offset long, begins boolean, tokens binary"  # begins: a document, or a piece that was cut
 WRITTEN = "shard long, samples long, tokens long, padding long, entry string, ids array<int>, counts array<long>"
@@ -164,14 +166,23 @@ def _write_shard(
         for sample, of_documents in zip(samples, offsets, strict=True):
             mds.write({"document_offsets": of_documents, "tokens": sample})
     (entry,) = json.loads((attempt / "shard" / "index.json").read_text())["shards"]
+    (written,) = (attempt / "shard").glob("shard.*")
+    name = shard_name(number, written)
     for kind in ("raw_data", "zip_data"):
         if entry[kind] is not None:
             old = entry[kind]["basename"]
-            entry[kind]["basename"] = old.replace("shard.00000", f"shard.{number:05}")
+            entry[kind]["basename"] = old.replace("shard.00000", name)
             if (attempt / "shard" / old).exists():
                 (attempt / "shard" / old).replace(folder / entry[kind]["basename"])
     shutil.rmtree(attempt)
     return entry
+
+
+def shard_name(number: int, file: Path) -> str:
+    """A shard's name without suffixes. It has a hash of the file's content: where shards are replaced under the eyes of
+    those who read them, none takes another's place."""
+    with file.open("rb") as content:
+        return f"shard.{number:05}.{hashlib.file_digest(content, 'sha256').hexdigest()[:NAME_DIGITS]}"
 
 
 def _batch(rows: list[tuple], schema: pa.Schema) -> pa.RecordBatch:
