@@ -1,4 +1,4 @@
-"""The commands that people type: brickyard prepare, card, trace, plan, train, audit, report, export, import, generate."""
+"""The commands that people type: brickyard prepare, card, trace, plan, train, launch, audit, report, generate, ..."""
 
 from __future__ import annotations
 
