@@ -139,6 +139,15 @@ class TokenizerRecord:
 
 
 @dataclass(frozen=True)
+class AdditionRecord:
+    """New documents that were appended to a dataset: its shards before that are the first ones of each split."""
+
+    dataset_fingerprint: str  # of the dataset before
+    recipe_fingerprint: str  # of the recipe that the new documents came by
+    shards: dict[str, dict[str, int]]  # domain -> split -> how many it had before
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole of manifest.json."""
 
@@ -152,6 +161,7 @@ class Manifest:
     input_fingerprints: dict[str, str]  # domain -> sha256 over its input files' contents
     # What was asked for, every default written out; without what changes no data (output, keep_work, spark).
     recipe: dict[str, Any] = field(default_factory=dict)
+    additions: list[AdditionRecord] = field(default_factory=list)  # in the order in which they were made
     version: int = VERSION
 
     @cached_property

@@ -15,9 +15,10 @@ from pyspark.sql.types import StructType
 
 from data.errors import DataError
 from data.manifest import CleaningRecord, DeduplicationRecord
+from data.prepare import append
 from data.prepare.cleaning import counts as cleaning_counts
 from data.prepare.cleaning import engine, steps
-from data.prepare.duplicates.documents import Found
+from data.prepare.duplicates.documents import Found, is_new
 from data.prepare.hashed import fraction, rehash
 from data.prepare.inputs import Input
 from data.prepare.quarantine import REASONS
@@ -25,6 +26,7 @@ from data.prepare.recipe import PrepareRecipe
 from data.prepare.session import spark_path
 
 TOP = 20  # origins and licences of a domain that are counted by name
+ENDS = ["domain", "source", "split", "origin", "licence", "bytes", "dropped"]  # what is counted of unique documents
 BROKEN = (*REASONS, engine.EMPTY)  # what is wrong with records that no cleaning step sees
 
 
@@ -99,11 +101,13 @@ def union(inputs: list[Input], sources: list[DataFrame]) -> DataFrame:
     return functools.reduce(DataFrame.unionByName, frames)
 
 
-def write_unique(cleaned: DataFrame, recipe: PrepareRecipe, folder: Path) -> None:
+def write_unique(cleaned: DataFrame, recipe: PrepareRecipe, folder: Path, base: DataFrame | None = None) -> None:
     """Keeps one of equal texts and gives each document its split and key.
 
     Columns out: domain, priority, source, split, origin, licence, time, id (long; a hash of the text), text, key (hex;
     documents are ordered by their keys), dropped (null; what later steps drop keeps its row, without text).
+
+    `base`: the lineage of the dataset that is appended to; what it has comes first (append.py).
 
     Of equal texts the one of the recipe's first domain stays, then of its first source, then of the smallest origin.
     A minimum needs no sort and has a partial sum: a text that comes a million times is one row a task before it moves.
@@ -111,7 +115,7 @@ def write_unique(cleaned: DataFrame, recipe: PrepareRecipe, folder: Path) -> Non
     copies = cleaned.where(F.col("dropped").isNull()).withColumn("hash", F.sha2("text", 256))
     first = F.min(F.struct("priority", "source", "origin", "licence", "time", "domain", "text")).alias("first")
     unique = copies.groupBy("hash").agg(first)
-    unique.select(
+    unique = unique.select(
         "first.domain",
         "first.priority",
         "first.source",
@@ -125,15 +129,18 @@ def write_unique(cleaned: DataFrame, recipe: PrepareRecipe, folder: Path) -> Non
         "first.text",
         rehash(f"order {recipe.seed}", F.col("hash")).alias("key"),
         F.lit(None).cast("string").alias("dropped"),
-    ).write.parquet(spark_path(folder))
+    )
+    if base is not None:
+        unique = append.old_first(unique, base, len(recipe.domains))
+    unique.write.parquet(spark_path(folder))
 
 
 def count(
-    cleaned: DataFrame, selected: DataFrame, found: dict[str, dict[str, Found]], recipe: PrepareRecipe
+    cleaned: DataFrame, ends: DataFrame, found: dict[str, dict[str, Found]], recipe: PrepareRecipe
 ) -> dict[str, DomainCounts]:
     """Counts per domain; only counts and a few examples reach the driver.
 
-    `selected`: the unique documents, of which steps have dropped some; `found`: by step and by domain, what it did.
+    `ends`: of the unique documents, what is counted (ends_of); `found`: by step and by domain, what it did.
     """
     counts = {domain: DomainCounts() for domain in recipe.domains}
     by_rule: dict[tuple[str, str, str], int] = {}  # domain, step, rule
@@ -157,8 +164,8 @@ def count(
         documents_in = of.read - sum(of.dropped.values())
         of.cleaning = cleaning_counts.records(domain, names, documents_in, by_rule, edited, examples)
         of.dropped.update({record.step: sum(record.dropped.values()) for record in of.cleaning})
-    ends = selected.groupBy("domain", "source", "split", "dropped").agg(F.count("*"), F.sum(F.octet_length("text")))
-    for domain, source, split, dropped, number, size in ends.collect():
+    sums = ends.groupBy("domain", "source", "split", "dropped").agg(F.count("*"), F.sum("bytes"))
+    for domain, source, split, dropped, number, size in sums.collect():
         of, of_source = counts[domain], counts[domain].sources[source]
         if dropped is not None:
             of_source.dropped[dropped] = of_source.dropped.get(dropped, 0) + number
@@ -167,10 +174,10 @@ def count(
         of.bytes += size
         of_source.kept += number
         of_source.bytes += size
-    selected = selected.where(F.col("dropped").isNull())
-    for domain, origin, number in _top(selected, F.substring_index("origin", "/", 1)).collect():
+    kept = ends.where(F.col("dropped").isNull())
+    for domain, origin, number in _top(kept, F.substring_index("origin", "/", 1)).collect():
         counts[domain].origins[origin] = number
-    for domain, licence, number in _top(selected, F.col("licence")).collect():
+    for domain, licence, number in _top(kept, F.col("licence")).collect():
         counts[domain].licences[licence] = number
     for domain, of in counts.items():
         _count_steps(of, {step: by_domain.get(domain, Found()) for step, by_domain in found.items()})
@@ -212,6 +219,17 @@ def read_selected(spark: SparkSession, folder: Path) -> DataFrame:
     return read_stage(spark, folder).where(F.col("dropped").isNull())
 
 
+def ends_of(unique: DataFrame, base: DataFrame | None) -> DataFrame:
+    """What is counted of unique documents, of which steps have dropped some (columns: ENDS).
+
+    `base`: the lineage of the dataset that new ones are appended to, which has the others as they were kept.
+    """
+    new = unique.where(is_new()).withColumn("bytes", F.octet_length("text").cast("long")).select(ENDS)
+    if base is None:
+        return new
+    return new.unionByName(base.withColumn("dropped", F.lit(None).cast("string")).select(ENDS))
+
+
 def read_stage(spark: SparkSession, folder: Path) -> DataFrame:
     """A stage's rows, as its write left them."""
     return spark.read.parquet(spark_path(folder))
@@ -228,8 +246,8 @@ def _count_steps(of: DomainCounts, steps: dict[str, Found]) -> None:
     of.dropped.update({step: found.dropped for step, found in steps.items()})
 
 
-def _top(unique: DataFrame, value: Column) -> DataFrame:
+def _top(kept: DataFrame, value: Column) -> DataFrame:
     """(domain, value, documents) of each domain's most frequent values."""
-    groups = unique.where(value.isNotNull()).groupBy("domain", value.alias("value")).count()
+    groups = kept.where(value.isNotNull()).groupBy("domain", value.alias("value")).count()
     place = F.row_number().over(Window.partitionBy("domain").orderBy(F.desc("count"), "value"))
     return groups.withColumn("place", place).where(F.col("place") <= TOP).orderBy("domain", "place").drop("place")

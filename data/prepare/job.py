@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from data.errors import DataError
 from data.manifest import LINEAGE, SPLITS, Manifest, TokenizerRecord, verify
-from data.prepare import documents, lineage, placing, quarantine, record, shards, sources, tokens
+from data.prepare import append, documents, lineage, placing, quarantine, record, shards, sources, tokens
+from data.prepare.append import Base
 from data.prepare.card.write import write_card
 from data.prepare.cleaning import steps
 from data.prepare.documents import DomainCounts, read_selected, read_stage
 from data.prepare.duplicates.benchmarks import Contamination, read_benchmarks
-from data.prepare.duplicates.documents import DOCUMENTS, Found, read_found
+from data.prepare.duplicates.documents import DOCUMENTS, Found, is_new, read_found
 from data.prepare.duplicates.steps import chosen
 from data.prepare.inputs import Input, find_inputs, identify
 from data.prepare.output import check_replaceable, locked, publish
@@ -62,18 +64,22 @@ def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = 
     tokenizer = tokens.fixed_tokenizer(recipe)
     benchmarks = None if recipe.decontaminate is None else read_benchmarks(recipe.decontaminate)
     with explained(output), locked(output) as work, _session(recipe, work, report, spark) as session:
+        base = append.find_base(recipe, tokenizer)
         inputs = identify(inputs, work, session)
         fingerprints = _fingerprints(recipe, inputs, tokenizer, benchmarks)
         if remote is not None and (kept := _if_same(remote.whole(), *fingerprints)) is not None:
             report(f"{remote.url} is up to date: nothing to do")
             return kept
+        if remote is not None and recipe.append:
+            append.check_continues(base, remote.whole(), remote.url, output)
         manifest = _if_same(_whole(output), *fingerprints)
         if manifest is not None:
             report(f"{output} is up to date: nothing to do")
         else:
-            job = _Job(recipe, inputs, benchmarks, fingerprints, Stages(work, VERSION), report)
-            manifest = _make(job, session(), tokenizer, output)
-            report(f"{output} is ready after {time.monotonic() - started:.0f} s")
+            job = _Job(recipe, inputs, benchmarks, fingerprints, base, Stages(work, VERSION), report)
+            manifest = _make(job, session(), tokenizer if base is None else base.tokenizer, output)
+            if base is None or manifest is not base.manifest:
+                report(f"{output} is ready after {time.monotonic() - started:.0f} s")
         if remote is not None:
             remote.upload(output, manifest, report)
             report(f"{remote.url} is ready after {time.monotonic() - started:.0f} s")
@@ -107,15 +113,22 @@ class _Job:
     inputs: list[Input]
     benchmarks: Contamination | None  # the recipe's
     fingerprints: tuple[str, dict[str, str]]  # of the recipe; of each domain's input
+    base: Base | None  # the dataset that new documents are appended to
     stages: Stages
     report: Report
 
 
 def _make(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None, output: Path) -> Manifest:
     """Prepares the dataset and puts it in its place."""
-    manifest, dataset = _run(job, spark, tokenizer)
+    made = _run(job, spark, tokenizer)
     if (reused := job.stages.summary()) is not None:
         job.report(reused)
+    if made is None:
+        assert job.base is not None
+        job.report(f"{output} has every document of the recipe already: nothing to append")
+        job.stages.remove_unwanted(keep=job.recipe.keep_work)
+        return job.base.manifest
+    manifest, dataset = made
     manifest.write(dataset)
     write_card(manifest, dataset, job.recipe.name)
     publish(dataset, output)
@@ -124,8 +137,8 @@ def _make(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None, output: P
     return manifest
 
 
-def _run(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None) -> tuple[Manifest, Path]:
-    """The manifest, and the folder of what it speaks of."""
+def _run(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None) -> tuple[Manifest, Path] | None:
+    """The manifest, and the folder of what it speaks of; None if there is nothing to append."""
     divide_shuffles(spark, sum(item.bytes for item in job.inputs))
     job.report(
         f"reading and cleaning {sum(item.file_count for item in job.inputs):,} files, "
@@ -133,11 +146,18 @@ def _run(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None) -> tuple[M
     )
     raw = [_read(job, spark, item) for item in job.inputs]
     selected, counts = _select_documents(job, spark, raw)
+    if job.base is not None:
+        new = sum(sum(of.kept.values()) for of in counts.values()) - job.base.documents
+        job.report(f"{new:,} documents are new; the {job.base.documents:,} of {job.base.folder} stay as they are")
+        if not new:
+            return None
     encoding = _make_tokenizer(job, spark, tokenizer, selected, counts)
     tokenized = job.stages.make(
         "tokens",
         [selected.fingerprint, encoding.fingerprint],
-        lambda folder: tokens.write_tokens(read_selected(spark, selected.folder), encoding.folder, folder),
+        lambda folder: tokens.write_tokens(
+            read_selected(spark, selected.folder).where(is_new()), encoding.folder, folder
+        ),
     )
     manifest, dataset = _write_shards(job, spark, tokenized, counts, Tokenizer.load(encoding.folder))
     _write_quarantine(job, spark, raw, dataset)
@@ -148,13 +168,22 @@ def _select_documents(job: _Job, spark: SparkSession, raw: list[Stage]) -> tuple
     recipe, stages = job.recipe, job.stages
     cleaned_stages = [_clean(job, spark, item, stage) for item, stage in zip(job.inputs, raw, strict=True)]
     cleaned = documents.union(job.inputs, [read_stage(spark, stage.folder) for stage in cleaned_stages])
+    old = None if job.base is None else append.lineage_of(job.base, spark)
     unique = stages.make(
         "unique",
-        [_places(job, cleaned_stages), recipe.seed, recipe.heldout_fraction],
-        partial(documents.write_unique, cleaned, recipe),
+        [
+            _places(job, cleaned_stages),
+            recipe.seed,
+            recipe.heldout_fraction,
+            job.base and job.base.manifest.fingerprint,
+        ],
+        partial(documents.write_unique, cleaned, recipe, base=old),
     )
+    if job.base is not None and old is not None:
+        append.check_all_found(read_stage(spark, unique.folder), job.base, old)
     selected, found = _deduplicate(job, spark, unique)
-    counts = documents.count(cleaned, read_stage(spark, selected.folder), found, recipe)
+    ends = documents.ends_of(read_stage(spark, selected.folder), old)
+    counts = documents.count(cleaned, ends, found, recipe)
     documents.check(counts, recipe)
     for domain, of in counts.items():
         job.report(
@@ -248,12 +277,15 @@ def _write_shards(
     }
     placed, samples = _place(job, spark, tokenized, in_order)
     layout = shards.plan(samples, recipe.max_seq_len, dtype, tokenizer.end_of_text, recipe.shard_size_mb)
+    base = job.base
+    if base is not None:
+        layout = dataclasses.replace(layout, shards_before=base.shards(), samples_before=base.samples())
 
     def write(folder: Path) -> None:
         job.report(f"writing {sum(sums.values()):,} tokens to {layout.shards:,} shards")
         writer = shards.Writer(folder / DATASET, recipe.compression, recipe.hashes)
         shards.write(placed, layout, writer, folder / "written")
-        kept = {(domain, split): counts[domain].kept[split] for domain, split in in_order}
+        kept = {(domain, split): number for domain, split, number in rows.groupBy("domain", "split").count().collect()}
         lineage.write(placed, layout, kept, folder / DATASET / LINEAGE)
         for left_by_a_lost_task in [*(folder / DATASET).rglob(f"{shards.ATTEMPT}*")]:
             shutil.rmtree(left_by_a_lost_task)
@@ -266,7 +298,14 @@ def _write_shards(
         assert splits[domain][split].tokens == number, (
             f"{domain}/{split}: {number} tokens became {splits[domain][split]}"
         )
-    losses = record.unigram_losses(written, layout, tokenizer.vocab_size)
+    targets = record.target_counts(written, layout, tokenizer.vocab_size)
+    if base is not None:
+        counts = {domain: counts[domain] for domain in dict.fromkeys([*base.manifest.domains, *counts])}
+        splits = append.merge_splits(base, splits, list(counts), dataset)
+        counted += record.count_tokens(append.lineage_of(base, spark).withColumn("count", F.col("tokens")))
+        targets = append.add_targets(base, targets)
+    append.write_targets(targets, dataset)
+    losses = record.unigram_losses(targets)
     for domain, records in splits.items():
         sizes = ", ".join(f"{split} {of.tokens:,} tokens in {of.samples:,} samples" for split, of in records.items())
         job.report(f"{domain}: {sizes}")
@@ -296,6 +335,7 @@ def _write_shards(
         recipe_fingerprint=job.fingerprints[0],
         input_fingerprints=job.fingerprints[1],
         recipe=resolved(recipe),
+        additions=[] if base is None else [*base.manifest.additions, append.addition(base, job.fingerprints[0])],
     )
     return manifest, dataset
 
@@ -323,7 +363,7 @@ def _fingerprints(
     Where things lie and how Spark runs is no part of them; a tokenizer on disk counts by its content.
     """
     means = content(recipe)
-    for key in ("output", "local", "keep_work", "spark", "cleaning"):
+    for key in ("output", "local", "append", "keep_work", "spark", "cleaning"):
         del means[key]
     means["tokenizer"]["path"] = None if tokenizer is None else tokenizer.fingerprint
     for name, domain in means["domains"].items():

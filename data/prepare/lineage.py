@@ -50,9 +50,7 @@ def write(placed: DataFrame, layout: Layout, documents: Places, folder: Path) ->
     `placed`: tokenized documents with the places of their pieces, from placing.py; `documents`: how many, by split.
     """
     parts = divide(layout, documents)
-    rows = _rows(placed, layout).withColumn(
-        "part", _of_place(parts.first) + _div("first_shard", _of_place(parts.shards))
-    )
+    rows = _rows(placed, layout).withColumn("part", _of_place(parts.first) + _div("run", _of_place(parts.shards)))
     tasks = min(parts.number, 2 * cores(placed.sparkSession))
     in_order = rows.repartitionById(tasks, (F.col("part") % tasks).cast("int")).sortWithinPartitions(
         "part", "first_sample", "sample", "position"
@@ -63,14 +61,18 @@ def write(placed: DataFrame, layout: Layout, documents: Places, folder: Path) ->
 
 
 def _rows(placed: DataFrame, layout: Layout) -> DataFrame:
-    """SCHEMA's columns, and `first_shard`, that of `first_sample`."""
+    """SCHEMA's columns, and `first_shard`, that of `first_sample`, and `run`, its number among those of `placed`."""
     length = layout.max_seq_len
 
+    shards_before, samples_before = (
+        _of_place({place: before.get(place, 0) for place in layout.first_shard})
+        for before in (layout.shards_before, layout.samples_before)
+    )
+
     def place(offset: Column) -> dict[str, Column]:
-        sample = _div(offset, length)
         return {
-            "shard": _div(sample, layout.samples_per_shard),
-            "sample": sample,
+            "shard": shards_before + _div(offset, length * layout.samples_per_shard),
+            "sample": samples_before + _div(offset, length),
             "position": offset % length,
         }
 
@@ -84,10 +86,11 @@ def _rows(placed: DataFrame, layout: Layout) -> DataFrame:
         **{name: F.col(name) for name in SCHEMA.names if name in placed.columns},
         "tokens": F.col("count"),
         **place(F.col("pieces")[0]["offset"]),
-        "first_sample": _div(lowest, length),
-        "last_sample": _div(highest, length),
+        "first_sample": samples_before + _div(lowest, length),
+        "last_sample": samples_before + _div(highest, length),
         "pieces": F.when(F.size("pieces") > 1, F.transform("pieces", piece)),
-        "first_shard": _div(lowest, length * layout.samples_per_shard),
+        "first_shard": shards_before + _div(lowest, length * layout.samples_per_shard),
+        "run": _div(lowest, length * layout.samples_per_shard),
     }
     return placed.select(*(column.alias(name) for name, column in columns.items()))
 
@@ -143,4 +146,4 @@ def _div(number: Column | str, by: Column | int) -> Column:
 def _of_place(numbers: Places) -> Column:
     """Each row's number, by its domain and split."""
     pairs = [F.lit(of) for (domain, split), number in numbers.items() for of in (f"{domain}/{split}", number)]
-    return F.create_map(*pairs)[F.concat_ws("/", "domain", "split")]
+    return F.element_at(F.create_map(*pairs), F.concat_ws("/", "domain", "split"))

@@ -156,6 +156,7 @@ class PrepareRecipe:
     shard_size_mb: float = 64.0  # of tokens, uncompressed
     compression: str | None = None  # such as zstd or zstd:7
     hashes: list[str] = field(default_factory=lambda: ["sha1", "xxh64"])
+    append: bool = False  # to the dataset in output, if there is one: its shards stay as they are (docs/append.md)
     # .NAME.work beside the output, and `local`, so that the next run does only what has changed
     keep_work: bool = True
     spark: SparkChoice = field(default_factory=SparkChoice)

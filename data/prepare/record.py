@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
@@ -105,16 +106,20 @@ def most_first(counts: dict[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def unigram_losses(written: DataFrame, layout: Layout, vocab_size: int) -> dict[str, float]:
-    """Each domain's unigram loss; a domain without held-out samples has none."""
+def target_counts(written: DataFrame, layout: Layout, vocab_size: int) -> dict[tuple[str, str], np.ndarray]:
+    """How often each token is a target, by domain and split: [vocab_size] each."""
     places = list(layout.first_shard)
     firsts = F.array(*(F.lit(first) for first in layout.first_shard.values()))
     # A shard's group is the place of the last split that begins at or before it.
     group = F.size(F.filter(firsts, lambda first: first <= F.col("shard"))) - 1
     counts = unigram.target_counts(written.withColumn("group", group), vocab_size)
-    by_place = {places[number]: of for number, of in counts.items()}
+    return {places[number]: counts[number] for number in sorted(counts)}
+
+
+def unigram_losses(targets: dict[tuple[str, str], np.ndarray]) -> dict[str, float]:
+    """Each domain's unigram loss by its target_counts; a domain without held-out samples has none."""
     return {
-        domain: unigram.unigram_loss(by_place[domain, "train"], heldout)
-        for (domain, split), heldout in by_place.items()
+        domain: unigram.unigram_loss(targets[domain, "train"], heldout)
+        for (domain, split), heldout in targets.items()
         if split == "heldout"
     }

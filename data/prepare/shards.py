@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -38,13 +38,16 @@ class Layout:
     end_of_text: int
     first_shard: dict[tuple[str, str], int]  # (domain, split) -> its first shard's number
     shards: int
+    # What lies in the dataset already, before these: shards and samples of each split.
+    shards_before: Places = field(default_factory=dict)
+    samples_before: Places = field(default_factory=dict)
 
     @property
     def shard_tokens(self) -> int:
         return self.max_seq_len * self.samples_per_shard
 
     def split_of(self, shard: int) -> tuple[str, str, int]:
-        """(domain, split, number within the split) of a shard."""
+        """(domain, split, number among the split's that are written now) of a shard."""
         (domain, split), first = max(
             ((place, first) for place, first in self.first_shard.items() if first <= shard), key=lambda item: item[1]
         )
@@ -132,7 +135,8 @@ def _write_batches(batches: Iterator[pa.RecordBatch], layout: Layout, writer: Wr
             (piece[1:] for piece in pieces), number * layout.shard_tokens, layout.max_seq_len, layout.end_of_text
         )
         offsets = map(packing.document_offsets, real, starts)
-        entry = _write_shard(samples, offsets, number, writer, writer.output / folder_of(domain, split))
+        name = number + layout.shards_before.get((domain, split), 0)
+        entry = _write_shard(samples, offsets, name, writer, writer.output / folder_of(domain, split))
         ids, counts = np.unique(packing.targets(samples, real), return_counts=True)
         tokens = int(real.sum())
         row = (shard, len(samples), tokens, real.size - tokens, json.dumps(entry), ids.tolist(), counts.tolist())

@@ -31,7 +31,7 @@ INVENTORY = f"{VERSIONS}/files.json"  # [bytes, sha256] of files whose names say
 # What is deleted when nothing speaks of it any more; what else lies there is not ours.
 OURS = re.compile(
     r"(lineage/)?[^/]+/(train|heldout)/(shard\.\d+(\.[0-9a-f]+)?\.mds(\.zstd)?|index\.json|part-\d+\.parquet)"
-    r"|quarantine/part-\d+\.parquet|tokenizer/[^/]+|data_card\.(md|html)|\.versions/.+"
+    r"|quarantine/part-\d+\.parquet|tokenizer/[^/]+|target_counts\.parquet|data_card\.(md|html)|\.versions/.+"
 )
 
 T = TypeVar("T")

@@ -21,6 +21,7 @@ from data.prepare.duplicates.documents import (
     Found,
     Report,
     first_of_each_domain,
+    is_new,
     kept,
     read,
     texts_of,
@@ -48,7 +49,9 @@ def write(choice: Decontaminate, benchmarks: Contamination, documents: DataFrame
         spread = hits.groupBy("ngram").agg(F.count_distinct("id").alias("documents"))
         hits = hits.join(spread.where(F.col("documents") > choice.max_documents), "ngram", "left_anti")
     overlaps = hits.groupBy("id", "benchmark").agg(F.min("words").alias("words"))
-    overlaps.join(documents.select("id", "domain", "origin"), "id").write.parquet(spark_path(scratch / "overlaps"))
+    overlaps.join(documents.where(is_new()).select("id", "domain", "origin"), "id").write.parquet(
+        spark_path(scratch / "overlaps")
+    )
     overlaps = read(documents, scratch / "overlaps")
     without(documents, overlaps.select("id").distinct(), STEP).write.parquet(spark_path(folder / DOCUMENTS))
     write_found(folder, _found(overlaps, benchmarks.names))

@@ -45,6 +45,12 @@ def priority() -> Column:
     return F.struct("priority", "source", "origin", "id", "domain")
 
 
+def is_new() -> Column:
+    """Whether a document may be dropped or changed. The others, whose priority is below 0, are in the dataset that new
+    ones are appended to."""
+    return F.col("priority") >= 0
+
+
 def read(like: DataFrame, folder: Path) -> DataFrame:
     """What a step wrote, in the session of `like`."""
     return like.sparkSession.read.parquet(spark_path(folder))

@@ -68,7 +68,7 @@ def write_repeats(documents: DataFrame, lines: DataFrame, choice: RepeatedLines,
     frequent = placed.groupBy(scope).count().where(F.col("count") > choice.max_documents).drop("count")
     repeated = placed.join(frequent, scope).join(owners.drop(*scope[1:]), "id")
     first = repeated.groupBy(scope).agg(F.min("document").alias("first"))
-    lost = repeated.join(first, scope).where("document != first")
+    lost = repeated.join(first, scope).where("document != first and document.priority >= 0")
     lost.groupBy("id").agg(
         F.first("document.domain").alias("domain"),
         F.first("document.origin").alias("origin"),

@@ -88,7 +88,7 @@ def write_repeats(documents: DataFrame, members: DataFrame, folder: Path) -> Non
     """The documents to drop, each with the one of its component that stays: columns id, domain, origin, stays."""
     placed = members.join(documents.select(F.col("id").alias("node"), priority().alias("document")), "node")
     stays = placed.groupBy("root").agg(F.min("document").alias("stays"))
-    repeats = placed.join(stays, "root").where("document != stays")
+    repeats = placed.join(stays, "root").where("document != stays and document.priority >= 0")
     repeats.select("document.id", "document.domain", "document.origin", "stays").write.parquet(spark_path(folder))
 
 

@@ -3,9 +3,12 @@
 import hashlib
 import json
 import random
+import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 
+from data.manifest import folder_of
 from data.prepare.cleaning.encoding import Unicode
 from data.prepare.recipe import (
     Domain,
@@ -130,6 +133,17 @@ def expected_documents():
         heldout = int(hash_of(f"heldout:{hash_of(text)}")[:8], 16) / 2**32 < HELDOUT
         documents.setdefault((domain, "heldout" if heldout else "train"), []).append(text)
     return documents
+
+
+def samples_of(dataset, domain, split, tmp_path):
+    """A split's samples as Streaming reads them, [samples, max_seq_len], and each one's document_offsets."""
+    from streaming import StreamingDataset
+
+    local = tmp_path / domain / split  # a copy, since Streaming unpacks beside the shards
+    shutil.copytree(dataset / folder_of(domain, split), local)
+    read = StreamingDataset(local=str(local), shuffle=False, batch_size=1, validate_hash="xxh64")
+    samples = [read[i] for i in range(read.num_samples)]
+    return np.stack([sample["tokens"] for sample in samples]), [sample["document_offsets"] for sample in samples]
 
 
 def same_files(one, two):

@@ -50,6 +50,7 @@ from corpus import (
     hash_of,
     recipe,
     same_files,
+    samples_of,
     write_corpus,
 )
 
@@ -92,17 +93,6 @@ def one_core(root, spark):
         patch.setattr(placing, "BUCKET_TOKENS", 2000)
         prepare(recipe(root, output), lambda line: None, spark)
     return output
-
-
-def samples_of(dataset, domain, split, tmp_path):
-    """A split's samples as Streaming reads them, [samples, max_seq_len], and each one's document_offsets."""
-    from streaming import StreamingDataset
-
-    local = tmp_path / domain / split  # a copy, since Streaming unpacks beside the shards
-    shutil.copytree(dataset / folder_of(domain, split), local)
-    read = StreamingDataset(local=str(local), shuffle=False, batch_size=1, validate_hash="xxh64")
-    samples = [read[i] for i in range(read.num_samples)]
-    return np.stack([sample["tokens"] for sample in samples]), [sample["document_offsets"] for sample in samples]
 
 
 def check_lineage(dataset, domain, split, samples, offsets):
@@ -325,6 +315,7 @@ def test_nothing_is_left_beside_the_dataset(two_cores):
         "lineage",
         "manifest.json",
         "quarantine",
+        "target_counts.parquet",
         "tokenizer",
         "web",
     ]
