@@ -93,8 +93,10 @@ def kill_one_at_work(seconds=120):
 def test_killed_executors_change_nothing(cluster, tmp_path):
     write_corpus(tmp_path)
     domains = {"code": recipe(tmp_path, tmp_path).domains["code"]}
-    there = recipe(tmp_path, tmp_path / "there", domains=domains, spark=SparkChoice(cluster, "512m", cluster_conf()))
-    here = recipe(tmp_path, tmp_path / "here", domains=domains)
+    there = recipe(
+        tmp_path, tmp_path / "there" / "dataset", domains=domains, spark=SparkChoice(cluster, "512m", cluster_conf())
+    )
+    here = recipe(tmp_path, tmp_path / "here" / "dataset", domains=domains)
     for name, each in (("there.yaml", there), ("here.yaml", here)):
         (tmp_path / name).write_text(OmegaConf.to_yaml(OmegaConf.structured(each)))
     brickyard = [sys.executable, "-m", "launch", "prepare"]
@@ -108,15 +110,17 @@ def test_killed_executors_change_nothing(cluster, tmp_path):
                 kill_one_at_work()
                 killed += 1
     assert (process.returncode, killed) == (0, 2)
-    assert same_files(tmp_path / "here", tmp_path / "there")
+    assert same_files(tmp_path / "here" / "dataset", tmp_path / "there" / "dataset")
 
 
 @pytest.mark.cluster
 def test_a_cluster_writes_the_same_bytes_as_this_machine(cluster, tmp_path):
     write_corpus(tmp_path)
     domains = {"code": recipe(tmp_path, tmp_path).domains["code"]}
-    there = recipe(tmp_path, tmp_path / "there", domains=domains, spark=SparkChoice(cluster, "512m", cluster_conf()))
-    here = recipe(tmp_path, tmp_path / "here", domains=domains)
+    there = recipe(
+        tmp_path, tmp_path / "there" / "dataset", domains=domains, spark=SparkChoice(cluster, "512m", cluster_conf())
+    )
+    here = recipe(tmp_path, tmp_path / "here" / "dataset", domains=domains)
     for name, each in (("there.yaml", there), ("here.yaml", here)):
         (tmp_path / name).write_text(OmegaConf.to_yaml(OmegaConf.structured(each)))
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -132,7 +136,7 @@ def test_a_cluster_writes_the_same_bytes_as_this_machine(cluster, tmp_path):
     executors = sorted(path.parents[2].name for path in (tmp_path / "workers").glob("app-*/*/environment/bin/python"))
     assert len(executors) == 2, "both workers ran tasks with what was sent to them"
     subprocess.run([*brickyard, "here.yaml"], **run)
-    assert same_files(tmp_path / "here", tmp_path / "there")
+    assert same_files(tmp_path / "here" / "dataset", tmp_path / "there" / "dataset")
 
 
 @pytest.fixture
@@ -164,20 +168,20 @@ def connect_server(tmp_path):
 def test_a_spark_connect_server_writes_the_same_bytes_as_this_machine(connect_server, tmp_path):
     write_corpus(tmp_path)
     choice = {"deduplicate": Deduplicate(NearDuplicates(), RepeatedLines())}
-    there = recipe(tmp_path, tmp_path / "there", spark=SparkChoice(connect_server), **choice)
-    here = recipe(tmp_path, tmp_path / "here", **choice)
+    there = recipe(tmp_path, tmp_path / "there" / "dataset", spark=SparkChoice(connect_server), **choice)
+    here = recipe(tmp_path, tmp_path / "here" / "dataset", **choice)
     for name, each in (("there.yaml", there), ("here.yaml", here)):
         (tmp_path / name).write_text(OmegaConf.to_yaml(OmegaConf.structured(each)))
         command = [sys.executable, "-m", "launch", "prepare", name]
         env = {**os.environ, "PYTHONPATH": str(ROOT), **({"JAVA_HOME": "/nowhere"} if each is there else {})}
         subprocess.run(command, cwd=tmp_path, env=env, check=True, timeout=300)
-    assert same_files(tmp_path / "here", tmp_path / "there")
+    assert same_files(tmp_path / "here" / "dataset", tmp_path / "there" / "dataset")
 
 
 def test_a_server_that_does_not_answer_is_said(tmp_path, capsys):
     write_corpus(tmp_path)
     address = f"sc://127.0.0.1:{free_port()}"
-    there = recipe(tmp_path, tmp_path / "there", spark=SparkChoice(address))
+    there = recipe(tmp_path, tmp_path / "there" / "dataset", spark=SparkChoice(address))
     (tmp_path / "there.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(there)))
     assert main(["prepare", str(tmp_path / "there.yaml")]) == 2
     assert f"spark.master: {address}: no Spark Connect server answers there" in capsys.readouterr().err
