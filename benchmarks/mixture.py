@@ -107,11 +107,13 @@ def loading(root: Path, megabytes: int, rounds: int) -> dict[str, Any]:
 
 def write_domain(folder: Path, rows: int, rows_of_a_shard: int) -> Path:
     random_tokens = np.random.default_rng(0)
-    size_limit = rows_of_a_shard * (4 * LENGTH + 4) + 500
-    columns = {"tokens": f"ndarray:uint32:{LENGTH}"}
+    size_limit = rows_of_a_shard * (4 * LENGTH + 20) + 500
+    columns = {"document_offsets": "ndarray:uint16", "tokens": f"ndarray:uint32:{LENGTH}"}
+    offsets = np.array([0, LENGTH // 3, LENGTH], np.uint16)  # of two documents
     with MDSWriter(out=str(folder), columns=columns, size_limit=size_limit) as writer:
         for _ in range(rows):
-            writer.write({"tokens": random_tokens.integers(0, 100_000, LENGTH, np.uint32)})
+            tokens = random_tokens.integers(0, 100_000, LENGTH, np.uint32)
+            writer.write({"document_offsets": offsets, "tokens": tokens})
     return folder
 
 

@@ -1,6 +1,7 @@
 """A server on this machine that speaks as S3 does."""
 
 import os
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,6 +34,8 @@ def s3_server(bucket: str) -> Iterator[S3Settings]:
     server.start()
     settings = S3Settings("http://{}:{}".format(*server.get_host_and_port()))
     try:
+        # All servers of a process hold the same buckets.
+        urllib.request.urlopen(f"{settings.settings['S3_ENDPOINT_URL']}/moto-api/reset", data=b"").close()
         with pytest.MonkeyPatch.context() as patch:
             for key, value in settings.settings.items():
                 patch.setenv(key, value)

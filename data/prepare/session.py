@@ -1,5 +1,6 @@
 """One Spark session, local or on a cluster: quiet, with our interpreter in its workers, stopped whatever happens."""
 
+import logging
 import os
 import re
 import shutil
@@ -107,6 +108,7 @@ def _start_java(choice: SparkChoice, scratch: Path) -> SparkSession:
     builder = SparkSession.builder.master(choice.master).appName("brickyard prepare")
     warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing of ours uses them
     warnings.filterwarnings("ignore", message="Unable to cleanly shutdown Spark JVM")  # Ctrl-C ended it before us
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # what it can't do any more then, it logs, and raises as well
     on_interrupt = signal.getsignal(signal.SIGINT)
     spark = _start(_configured(builder, settings), scratch / LOG_FILE)
     if threading.current_thread() is threading.main_thread():

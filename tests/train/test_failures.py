@@ -236,4 +236,7 @@ def test_without_the_process_of_wandb_a_run_goes_on(workshop: SimpleNamespace) -
 
 def is_wandb_of(process: psutil.Process, rank: BaseProcess) -> bool:
     """W&B's client starts it beside the rank, and it watches the rank's process id."""
-    return process.info["name"] == "wandb-core" and str(rank.pid) in process.cmdline()
+    try:
+        return process.info["name"] == "wandb-core" and str(rank.pid) in process.cmdline()
+    except psutil.NoSuchProcess:  # it has ended
+        return False
