@@ -50,9 +50,9 @@ def write_index(folder: Path, shards: int) -> None:
     folder.mkdir()
     entries = [
         {
-            "column_encodings": [f"ndarray:uint32:{LENGTH}"],
-            "column_names": ["tokens"],
-            "column_sizes": [4 * LENGTH],
+            "column_encodings": ["ndarray:uint16", f"ndarray:uint32:{LENGTH}"],
+            "column_names": ["document_offsets", "tokens"],
+            "column_sizes": [None, 4 * LENGTH],
             "compression": None,
             "format": "mds",
             "hashes": ["sha1", "xxh64"],
