@@ -20,7 +20,7 @@ $(READY): requirements.lock launch/megablocks_build/torch/__init__.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep -oE '^uv==[0-9.]+' requirements.lock)
 	@echo "setup: installing the locked stack (about 6 GB on disk; minutes on the first run)"
-	@PYTHONPATH=launch/megablocks_build VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync requirements.lock
+	@PYTHONPATH=$(CURDIR)/launch/megablocks_build VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
@@ -49,7 +49,7 @@ format: setup ## let ruff rewrite the code
 test: setup ## run every test
 	$(BIN)/python -m pytest
 
-test-cluster: setup ## run the tests that start a Spark cluster on this machine
+test-cluster: setup ## run the tests that start a Spark or a SLURM cluster, or hosts with sshd, on this machine
 	$(BIN)/python -m pytest -m cluster
 
 soak: setup ## kill and resume a small run on random layouts for MINUTES (10) minutes
