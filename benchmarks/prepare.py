@@ -32,6 +32,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -53,6 +54,7 @@ SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".rst", ".md", ".txt"}
 NAMES = ("METADATA", "LICENSE", "README")
 FILES = 20  # of the corpus; the small one has a tenth of them
 BATCH = 64  # documents of a call in the bare loop
+SHARES = 5  # of the text, by each of which the machine is asked what a second core brings
 TOKENS = 12e12
 DATATROVE = ("datatrove==0.10.1", "orjson", "tokenizers", "ftfy", "spacy", "regex", "xxhash<4", "nltk", "pyarrow")
 NEAR = NearDuplicates(ngram=5, num_hashes=112, bands=14)  # datatrove's own, and FineWeb's
@@ -124,16 +126,16 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     cores = sorted(os.sched_getaffinity(0))
     all_cores = whole_job("all the text, all cores", corpus, folder / "all", cores)
     say(f"{all_cores.tokens:,} tokens of {all_cores.documents:,} documents, {all_cores.bytes_kept / 1e6:.0f} MB")
-    small = whole_job("a tenth of the text, all cores", tenth, folder / "small", cores)
+    # The bare loop right after the job that it is compared with: a rented machine's speed changes within minutes.
+    texts, tokenizer = kept_texts(folder / ".all.work"), folder / "all" / "tokenizer"
+    bare = bare_rate(tokenizer, texts, cores)
     one_core = whole_job("all the text, one core", corpus, folder / "one", cores[:1])
     assert one_core.tokens == all_cores.tokens
-    texts = kept_texts(folder / ".all.work")
-    say("bare tiktoken loops")
-    bare = bare_rate(folder / "all" / "tokenizer", texts, cores)
-    bare_one = bare_rate(folder / "all" / "tokenizer", texts[:: len(cores)], cores[:1])
+    limit = bare_scaling(tokenizer, texts, cores)
+    small = whole_job("a tenth of the text, all cores", tenth, folder / "small", cores)
     results: dict[str, Any] = {"machine": machine(), "load": round(os.getloadavg()[0], 2), "mb": round(megabytes)}
     results |= against_bare_loop(all_cores, bare)
-    results |= against_one_core(all_cores, one_core, bare / bare_one, len(cores))
+    results |= against_one_core(all_cores, one_core, limit, len(cores))
     results |= memory(all_cores, small, len(cores))
     results |= cost(all_cores, len(cores))
     if not options.without_datatrove:
@@ -210,7 +212,7 @@ def whole_job(name: str, corpus: Path, output: Path, cores: list[int]) -> Run:
 def run_job(arguments: dict[str, Any]) -> None:
     """In that process. The last line printed is JSON."""
     os.sched_setaffinity(0, arguments["cores"])
-    make, stages, first_token = Stages.make, dict[str, float](), list[float]()
+    make, stages, first_token, ready = Stages.make, dict[str, float](), list[float](), list[float]()
 
     def timed(self: Stages, name: str, *others: Any, **named: Any) -> Any:
         began = time.perf_counter()
@@ -220,9 +222,13 @@ def run_job(arguments: dict[str, Any]) -> None:
         stages[name] = stages.get(name, 0) + time.perf_counter() - began
         return made
 
+    def report(line: str) -> None:
+        if " is ready after " in line:  # in its place; what follows is Spark's end
+            ready.append(time.perf_counter())
+
     Stages.make = timed  # type: ignore[method-assign]
-    job.prepare(recipe(arguments), lambda line: None)
-    packing = time.perf_counter() - first_token[0]
+    job.prepare(recipe(arguments), report)
+    packing = ready[0] - first_token[0]
     print(json.dumps({"stages": {name: round(spent, 1) for name, spent in stages.items()}, "packing": packing}))
 
 
@@ -296,6 +302,7 @@ def kept_texts(work: Path) -> list[str]:
 
 def bare_rate(tokenizer: Path, texts: list[str], cores: list[int]) -> float:
     """Bytes a second of encode_ordinary_batch in a process a core, each with its share of the texts."""
+    say(f"a bare tiktoken loop on {len(cores)} of the cores")
     context = multiprocessing.get_context("fork")
     ready, results = context.Barrier(len(cores)), context.Queue()
 
@@ -318,6 +325,12 @@ def bare_rate(tokenizer: Path, texts: list[str], cores: list[int]) -> float:
         process.join()
     spent = max(end for _, end in times) - min(began for began, _ in times)
     return sum(len(text.encode()) for text in texts) / spent
+
+
+def bare_scaling(tokenizer: Path, texts: list[str], cores: list[int]) -> float:
+    """How much faster the bare loop is on all cores than on one: the median of some pairs."""
+    shares = [texts[place::SHARES] for place in range(SHARES)]
+    return median(bare_rate(tokenizer, share, cores) / bare_rate(tokenizer, share, cores[:1]) for share in shares)
 
 
 def against_bare_loop(run: Run, bare: float) -> dict[str, Any]:

@@ -1,14 +1,20 @@
 """What all tests share."""
 
+import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from made_up import made_up_manifest, write_dataset
+from pyspark.sql import SparkSession
+from quick import QUICK
+
+from data.prepare.recipe import SparkChoice
+from data.prepare.session import spark_session
 
 WriteRun = Callable[..., Path]
 
@@ -20,6 +26,18 @@ def use_one_thread() -> None:
 
 
 os.register_at_fork(after_in_child=use_one_thread)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # all that was imported: the collector need not look through it again and again, here and in each fork
+
+
+@pytest.fixture(scope="session")
+def java(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """Spark on one core. A process has one Java: nobody may prepare without a session of this one. Its start, the
+    imports of its workers and a first job take 20 seconds."""
+    with spark_session(SparkChoice("local[1]", "1g", QUICK), tmp_path_factory.mktemp("spark")) as session:
+        yield session
 
 
 @pytest.fixture

@@ -36,8 +36,9 @@ class Figure:
     y_axis: dict[str, Any] = field(default_factory=dict)
     x_axis: dict[str, Any] = field(default_factory=dict)
     wide: bool = False  # as wide as the page, where it would stand beside another one
-    choices: Sequence[str] = ()  # a name for each trace, of which the reader chooses one
+    choices: Sequence[str] = ()  # of which the reader sees one: the trace of that number, or all that `of_choice` ties
     chosen: int = 0  # at first
+    legend: bool = False  # names below, where the page's buttons are not the traces' own
 
     def for_script(self) -> dict[str, Any]:
         """What the page's script draws it from."""
@@ -45,6 +46,7 @@ class Figure:
             "data": self.data,
             "height": self.height,
             "chosen": self.chosen if self.choices else None,
+            "legend": self.legend,
             "xaxis": {"title": {"text": self.x_title}, **self.x_axis},
             "yaxis": {"title": {"text": self.y_title}, **self.y_axis},
         }
@@ -83,3 +85,8 @@ def scatter(x: NDArray[np.float64], y: NDArray[np.float64], name: str, colour: s
 def of_domain(number: int) -> dict[str, Any]:
     """Ties a trace to its domain's button."""
     return {"meta": {"domain": number}}
+
+
+def of_choice(choice: int, number: int) -> dict[str, Any]:
+    """Ties a trace to one of its figure's choices, and to a button."""
+    return {"meta": {"domain": number, "choice": choice}}

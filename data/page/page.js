@@ -1,6 +1,6 @@
 "use strict";
 
-const figures = JSON.parse(document.getElementById("figures").textContent);
+let figures = JSON.parse(document.getElementById("figures").textContent);
 const plots = [...document.querySelectorAll(".plot")];
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const narrow = matchMedia("(max-width: 640px)");
@@ -30,7 +30,8 @@ function layout(figure) {
   const across = { rangemode: "tozero", hoverformat: ",", ...axis(figure.xaxis) };
   if (narrow.matches && across.dtick) across.dtick *= 2;
   return {
-    uirevision: "keep the zoom", height: figure.height, margin: { l: 56, r: 12, t: 12, b: 48 }, showlegend: false,
+    uirevision: "keep the zoom", height: figure.height, margin: { l: 56, r: 12, t: 12, b: 48 },
+    showlegend: figure.legend && !narrow.matches, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal", itemclick: false, itemdoubleclick: false },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("--soft") },
     hovermode: figure.data[0]?.type === "heatmap" ? "closest" : "x unified",
@@ -38,6 +39,7 @@ function layout(figure) {
     dragmode: touch.matches ? false : "zoom",
     xaxis: across,
     yaxis: axis({ ...figure.yaxis, ...domainTicks(figure.data[0]) }),
+    yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
   };
 }
 
@@ -69,7 +71,8 @@ function trace(given) {
 
 function draw(plot) {
   const figure = figures[plot.dataset.figure];
-  const data = figure.chosen === null ? figure.data : [figure.data[figure.chosen]];
+  const chosen = (given, number) => figure.chosen === null || (given.meta?.choice ?? number) === figure.chosen;
+  const data = figure.data.filter(chosen);
   return Plotly.react(plot, data.map(trace), layout(figure), { responsive: true, displayModeBar: false });
 }
 
@@ -79,7 +82,7 @@ const drawAll = () => plots.forEach(draw);
 function walk(event) {
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const plot = event.currentTarget;
-  const shown = plot.data.filter((line) => line.visible && line.hoverinfo !== "skip" && line.type === "scatter");
+  const shown = plot.data.filter((line) => line.visible && line.hoverinfo !== "skip" && line.type === "scatter" && line.yaxis !== "y2");
   if (!step || !shown.length) return;
   event.preventDefault();
   const line = shown.reduce((a, b) => (b.x.length > a.x.length ? b : a));
@@ -109,5 +112,60 @@ for (const plot of plots) {
   plot.addEventListener("keydown", walk);
   plot.addEventListener("blur", () => Plotly.Fx.unhover(plot));
 }
+// A page that is served while its run goes on asks for what is new, and changes that where it stands.
+const focusable = "a, button, select, summary, [tabindex]";
+
+function takeOver(old, given) {
+  if (!given || old.innerHTML === given.innerHTML) return;
+  const open = [...old.querySelectorAll("details")].map((details) => details.open);
+  const focused = [...old.querySelectorAll(focusable)].indexOf(document.activeElement);
+  old.innerHTML = given.innerHTML;
+  old.querySelectorAll("details").forEach((details, number) => { details.open = open[number] ?? false; });
+  if (focused >= 0) old.querySelectorAll(focusable)[focused]?.focus({ preventScroll: true });
+}
+
+function update(text) {
+  const next = new DOMParser().parseFromString(text, "text/html");
+  const found = next.getElementById("figures");
+  const given = found ? JSON.parse(found.textContent) : {};
+  if (Object.keys(given).join() !== Object.keys(figures).join()) return location.reload();
+  for (const name of Object.keys(given)) if (given[name].chosen !== null) given[name].chosen = figures[name].chosen;
+  figures = given;
+  for (const part of document.querySelectorAll("[data-part]")) {
+    takeOver(part, next.querySelector(`[data-part="${part.dataset.part}"]`));
+  }
+  for (const plot of plots) {
+    const now = next.querySelector(`.plot[data-figure="${plot.dataset.figure}"]`);
+    plot.setAttribute("aria-label", now.getAttribute("aria-label"));
+    plot.style.height = now.style.height;
+  }
+  for (const option of document.querySelectorAll("select option")) {
+    const { chooses } = option.parentElement.dataset;
+    option.text = next.querySelector(`[data-chooses="${chooses}"]`).options[option.index]?.text ?? option.text;
+  }
+  drawAll();
+}
+
+async function follow(seconds) {
+  const status = document.querySelector(".live");
+  let last = "";
+  for (;;) {
+    try {
+      const answer = await fetch("news");
+      if (answer.ok) {
+        const text = await answer.text();
+        if (text !== last) update(text);
+        last = text;
+      }
+      if (status.textContent !== "Live") status.textContent = "Live";
+    } catch {
+      const since = new Date().toLocaleTimeString();
+      if (status.textContent === "Live") status.textContent = `No longer live: nobody answers since ${since}`;
+    }
+    await new Promise((done) => setTimeout(done, 1000 * seconds));
+  }
+}
+
 for (const query of [dark, narrow, touch]) query.addEventListener("change", drawAll);
 drawAll();
+if (document.documentElement.dataset.live) follow(Number(document.documentElement.dataset.live));

@@ -15,7 +15,7 @@ from data.page.figure import Figure, colour_of
 Card = tuple[str, str, str]  # name, value, what it is next to
 HOW_TO_READ = (
     '<span class="mouse">Drag over a plot to zoom in, double-click to zoom out; with a plot in focus, the arrow keys '
-    "walk along it.</span> A domain's button hides and shows it in every plot."
+    "walk along it.</span> A {what}'s button hides and shows it in every plot."
 )
 
 
@@ -38,18 +38,20 @@ def whole_page(
     sections: Sequence[Section],
     notes: Sequence[str],
     progress: str = "",
+    what: str = "domain",
 ) -> str:
     """A page.
 
     Args:
         state: a sentence below the name.
-        domains: in the order of their colours; a button each, where there are figures to show and hide them in.
+        domains: or what else `what` says, in the order of their colours; a button each, where there are figures to show
+            and hide them in.
         notes: HTML, at the page's end.
         progress: HTML of a bar, or nothing.
     """
     figures = {figure.id: figure.for_script() for section in sections for figure in section.figures}
     if figures:
-        notes = [HOW_TO_READ, *notes]
+        notes = [HOW_TO_READ.format(what=what), *notes]
     return Template(resource("page.html")).substitute(
         name=html.escape(name),
         state=html.escape(state),
@@ -57,7 +59,7 @@ def whole_page(
         progress=progress,
         cards="\n".join(card(*entry) for entry in cards),
         links="\n".join(f'<a href="#{section.id}">{section.question}</a>' for section in sections),
-        choice=choice_of(domains) if figures else "",
+        choice=choice_of(domains, what) if figures else "",
         sections="\n".join(section_html(section) for section in sections),
         notes="\n".join(f"<p>{note}</p>" for note in notes),
         css=resource("page.css"),
@@ -65,12 +67,12 @@ def whole_page(
     )
 
 
-def choice_of(domains: Sequence[str]) -> str:
+def choice_of(domains: Sequence[str], what: str) -> str:
     """The domains' buttons."""
     buttons = "\n".join(domain_button(domain, number) for number, domain in enumerate(domains))
     return (
         "<noscript><p>The plots need JavaScript; the numbers and tables do not.</p></noscript>\n"
-        f'<div class="domains" role="group" aria-label="Domains shown in the plots">\n{buttons}\n</div>'
+        f'<div class="domains" role="group" aria-label="{what.capitalize()}s shown in the plots">\n{buttons}\n</div>'
     )
 
 
@@ -80,6 +82,17 @@ def scripts(figures: dict[str, Any]) -> str:
         f'<script type="application/json" id="figures">{json_for_html(figures)}</script>\n'
         f"<script>{plotly_script()}</script>\n<script>\n{resource('page.js')}\n</script>"
     )
+
+
+def live(page: str, seconds: float) -> str:
+    """The page for a server of its own, which it asks so often what is new; it still asks nobody else."""
+    page = page.replace("default-src 'none';", "default-src 'none'; connect-src 'self';", 1)
+    return page.replace('<html lang="en">', f'<html lang="en" data-live="{seconds:g}">', 1)
+
+
+def news(page: str) -> str:
+    """What of a page one that is open already does not have."""
+    return page.replace(plotly_script(), "", 1)
 
 
 def resource(name: str) -> str:
@@ -112,8 +125,8 @@ def section_html(section: Section) -> str:
     return (
         f'<section id="{section.id}" aria-labelledby="{section.id}-question">\n'
         f'<h2 id="{section.id}-question">{html.escape(section.question)}</h2>\n'
-        f'<p class="answer">{html.escape(section.answer)}</p>\n'
-        f'<div class="plots">{pictures}</div>\n{section.below}\n</section>'
+        f'<p class="answer" data-part="{section.id}-answer">{html.escape(section.answer)}</p>\n'
+        f'<div class="plots">{pictures}</div>\n<div data-part="{section.id}-below">{section.below}</div>\n</section>'
     )
 
 
@@ -123,7 +136,7 @@ def figure_html(figure: Figure) -> str:
         f'<figure{wide}><div class="title"><h3>{html.escape(figure.title)}</h3>{chooser(figure)}</div>\n'
         f'<div class="plot" data-figure="{figure.id}" role="img" tabindex="0" '
         f'aria-label="{html.escape(figure.label)}" style="height:{figure.height}px"></div>\n'
-        f"<figcaption>{html.escape(figure.note)}</figcaption></figure>"
+        f'<figcaption data-part="{figure.id}-note">{html.escape(figure.note)}</figcaption></figure>'
     )
 
 

@@ -31,9 +31,10 @@ from data.manifest import (
     verify_index,
 )
 from data.prepare.duplicates.documents import is_new
+from data.prepare.places import Places
 from data.prepare.recipe import PrepareRecipe, TokenizerKind
 from data.prepare.session import spark_path
-from data.prepare.shards import Places, write_index
+from data.prepare.shards import write_index
 from data.tokenizer import Tokenizer
 
 TARGETS = "target_counts.parquet"  # in a dataset: how often each token is a target, by domain and split

@@ -26,7 +26,8 @@ from data.prepare.recipe import PrepareRecipe
 from data.prepare.session import spark_path
 
 TOP = 20  # origins and licences of a domain that are counted by name
-ENDS = ["domain", "source", "split", "origin", "licence", "bytes", "dropped"]  # what is counted of unique documents
+# What is counted of unique documents.
+ENDS = ["domain", "source", "split", "origin", "licence", "bytes", "dropped", "new"]
 BROKEN = (*REASONS, engine.EMPTY)  # what is wrong with records that no cleaning step sees
 
 
@@ -56,6 +57,7 @@ class DomainCounts:
     languages: dict[str, int] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)  # split -> documents
     bytes: int = 0
+    new_bytes: dict[str, int] = field(default_factory=dict)  # split -> of documents that are not in the dataset yet
     origins: dict[str, int] = field(default_factory=dict)
     licences: dict[str, int] = field(default_factory=dict)
     deduplication: list[DeduplicationRecord] = field(default_factory=list)
@@ -164,14 +166,16 @@ def count(
         documents_in = of.read - sum(of.dropped.values())
         of.cleaning = cleaning_counts.records(domain, names, documents_in, by_rule, edited, examples)
         of.dropped.update({record.step: sum(record.dropped.values()) for record in of.cleaning})
-    sums = ends.groupBy("domain", "source", "split", "dropped").agg(F.count("*"), F.sum("bytes"))
-    for domain, source, split, dropped, number, size in sums.collect():
+    sums = ends.groupBy("domain", "source", "split", "dropped", "new").agg(F.count("*"), F.sum("bytes"))
+    for domain, source, split, dropped, new, number, size in sums.collect():
         of, of_source = counts[domain], counts[domain].sources[source]
         if dropped is not None:
             of_source.dropped[dropped] = of_source.dropped.get(dropped, 0) + number
             continue
         of.kept[split] = of.kept.get(split, 0) + number
         of.bytes += size
+        if new:
+            of.new_bytes[split] = of.new_bytes.get(split, 0) + size
         of_source.kept += number
         of_source.bytes += size
     kept = ends.where(F.col("dropped").isNull())
@@ -224,10 +228,11 @@ def ends_of(unique: DataFrame, base: DataFrame | None) -> DataFrame:
 
     `base`: the lineage of the dataset that new ones are appended to, which has the others as they were kept.
     """
-    new = unique.where(is_new()).withColumn("bytes", F.octet_length("text").cast("long")).select(ENDS)
+    columns = {"bytes": F.octet_length("text").cast("long"), "new": F.lit(True)}
+    new = unique.where(is_new()).withColumns(columns).select(ENDS)
     if base is None:
         return new
-    return new.unionByName(base.withColumn("dropped", F.lit(None).cast("string")).select(ENDS))
+    return new.unionByName(base.withColumns({"dropped": F.lit(None).cast("string"), "new": F.lit(False)}).select(ENDS))
 
 
 def read_stage(spark: SparkSession, folder: Path) -> DataFrame:

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from data.errors import DataError
 
 CACHE = "hashes.json"
-DRIVER_BYTES = 256 << 20  # that are hashed without starting Spark: a second or less
+DRIVER_BYTES = 2 << 30  # that are hashed without starting Spark: two seconds or less
 SETTLED_SECONDS = 2  # a file written later than so long before it was hashed may change again within one tick
 
 State = list[int]  # size, modified, changed (nanoseconds)

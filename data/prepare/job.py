@@ -21,6 +21,7 @@ from data.errors import DataError
 from data.manifest import LINEAGE, SPLITS, Manifest, TokenizerRecord, verify
 from data.prepare import append, documents, lineage, placing, quarantine, record, shards, sources, tokens
 from data.prepare.append import Base
+from data.prepare.attempts import remove_lost
 from data.prepare.card.write import write_card
 from data.prepare.cleaning import steps
 from data.prepare.documents import DomainCounts, read_selected, read_stage
@@ -29,15 +30,16 @@ from data.prepare.duplicates.documents import DOCUMENTS, Found, is_new, read_fou
 from data.prepare.duplicates.steps import chosen
 from data.prepare.inputs import Input, find_inputs, identify
 from data.prepare.output import check_replaceable, locked, publish
+from data.prepare.places import Places
 from data.prepare.recipe import Packing, PrepareRecipe, content, resolved
-from data.prepare.session import divide_shuffles, explained, spark_session
-from data.prepare.shards import Places
+from data.prepare.session import divide_work, explained, spark_session
 from data.prepare.stages import Stage, Stages, fingerprint_of
 from data.prepare.upload import RemoteDataset
 from data.tokenizer import Tokenizer
 
-VERSION = 4  # of what a recipe means: raise it when the same recipe and inputs should give other data
+VERSION = 5  # of what a recipe means: raise it when the same recipe and inputs should give other data
 TOKENIZER_FOLDER = "tokenizer"
+SPARK = "spark"  # in the folder of the work: the session's logs
 DATASET = "dataset"  # in the folder of the shards' stage: what becomes recipe.output
 
 Report = Callable[[str], None]
@@ -63,7 +65,11 @@ def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = 
     inputs = find_inputs(recipe.domains)
     tokenizer = tokens.fixed_tokenizer(recipe)
     benchmarks = None if recipe.decontaminate is None else read_benchmarks(recipe.decontaminate)
-    with explained(output), locked(output) as work, _session(recipe, work, report, spark) as session:
+    with (
+        locked(output) as work,
+        explained(output, work / SPARK, recipe.spark),
+        _session(recipe, work, report, spark) as session,
+    ):
         base = append.find_base(recipe, tokenizer)
         inputs = identify(inputs, work, session)
         fingerprints = _fingerprints(recipe, inputs, tokenizer, benchmarks)
@@ -100,7 +106,7 @@ def _session(
             if spark is not None:
                 return spark
             report("starting Spark")
-            return stack.enter_context(spark_session(recipe.spark, work / "spark"))
+            return stack.enter_context(spark_session(recipe.spark, work / SPARK))
 
         yield session
 
@@ -139,7 +145,7 @@ def _make(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None, output: P
 
 def _run(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None) -> tuple[Manifest, Path] | None:
     """The manifest, and the folder of what it speaks of; None if there is nothing to append."""
-    divide_shuffles(spark, sum(item.bytes for item in job.inputs))
+    divide_work(spark, sum(item.bytes for item in job.inputs))
     job.report(
         f"reading and cleaning {sum(item.file_count for item in job.inputs):,} files, "
         f"{sum(item.bytes for item in job.inputs) / 1e6:,.1f} MB"
@@ -152,15 +158,18 @@ def _run(job: _Job, spark: SparkSession, tokenizer: Tokenizer | None) -> tuple[M
         if not new:
             return None
     encoding = _make_tokenizer(job, spark, tokenizer, selected, counts)
+    unreadable = _make_quarantine(job, spark, raw)
+    sizes = {(domain, split): size for domain, of in counts.items() for split, size in of.new_bytes.items()}
     tokenized = job.stages.make(
         "tokens",
         [selected.fingerprint, encoding.fingerprint],
         lambda folder: tokens.write_tokens(
-            read_selected(spark, selected.folder).where(is_new()), encoding.folder, folder
+            read_selected(spark, selected.folder).where(is_new()), sizes, encoding.folder, folder
         ),
     )
     manifest, dataset = _write_shards(job, spark, tokenized, counts, Tokenizer.load(encoding.folder))
-    _write_quarantine(job, spark, raw, dataset)
+    if any(unreadable.folder.iterdir()):
+        shutil.copytree(unreadable.folder, dataset / quarantine.FOLDER, dirs_exist_ok=True)
     return manifest, dataset
 
 
@@ -233,16 +242,14 @@ def _clean(job: _Job, spark: SparkSession, item: Input, raw: Stage) -> Stage:
     )
 
 
-def _write_quarantine(job: _Job, spark: SparkSession, raw: list[Stage], dataset: Path) -> None:
+def _make_quarantine(job: _Job, spark: SparkSession, raw: list[Stage]) -> Stage:
     def write(folder: Path) -> None:
         rows = documents.union(job.inputs, [read_stage(spark, stage.folder) for stage in raw])
         number = quarantine.write(rows, folder)
         if number:
             job.report(f"{number:,} records that can't be read are in {job.recipe.folder}/{quarantine.FOLDER}")
 
-    stage = job.stages.make("quarantine", _places(job, raw), write)
-    if any(stage.folder.iterdir()):
-        shutil.copytree(stage.folder, dataset / quarantine.FOLDER, dirs_exist_ok=True)
+    return job.stages.make("quarantine", _places(job, raw), write)
 
 
 def _make_tokenizer(
@@ -266,16 +273,17 @@ def _write_shards(
     job: _Job, spark: SparkSession, tokenized: Stage, counts: dict[str, DomainCounts], tokenizer: Tokenizer
 ) -> tuple[Manifest, Path]:
     recipe = job.recipe
-    rows = read_stage(spark, tokenized.folder)
+    rows = tokens.read_documents(spark, tokenized.folder)
     dtype = tokens.token_dtype(tokenizer.vocab_size)
     counted = record.count_tokens(rows)
-    sums: Counter[tuple[str, str]] = Counter()
+    sums, kept = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for row in counted:
         sums[row.domain, row.split] += row.tokens
+        kept[row.domain, row.split] += row.documents
     in_order = {
         (domain, split): sums[domain, split] for domain in counts for split in SPLITS if (domain, split) in sums
     }
-    placed, samples = _place(job, spark, tokenized, in_order)
+    placed, samples = _place(job, rows, tokenized, in_order)
     layout = shards.plan(samples, recipe.max_seq_len, dtype, tokenizer.end_of_text, recipe.shard_size_mb)
     base = job.base
     if base is not None:
@@ -284,11 +292,9 @@ def _write_shards(
     def write(folder: Path) -> None:
         job.report(f"writing {sum(sums.values()):,} tokens to {layout.shards:,} shards")
         writer = shards.Writer(folder / DATASET, recipe.compression, recipe.hashes)
-        shards.write(placed, layout, writer, folder / "written")
-        kept = {(domain, split): number for domain, split, number in rows.groupBy("domain", "split").count().collect()}
+        shards.write(placed, tokenized.folder / tokens.TOKENS, layout, writer, folder / "written")
         lineage.write(placed, layout, kept, folder / DATASET / LINEAGE)
-        for left_by_a_lost_task in [*(folder / DATASET).rglob(f"{shards.ATTEMPT}*")]:
-            shutil.rmtree(left_by_a_lost_task)
+        remove_lost(folder / DATASET)
 
     format = [recipe.packing.value, recipe.max_seq_len, recipe.shard_size_mb, recipe.compression, recipe.hashes]
     stage = job.stages.make("shards", [tokenized.fingerprint, list(counts), format], write, whole=DATASET)
@@ -340,19 +346,18 @@ def _write_shards(
     return manifest, dataset
 
 
-def _place(job: _Job, spark: SparkSession, tokenized: Stage, tokens: Places) -> tuple[DataFrame, Places]:
-    """Documents with their places, and how many samples each split has; `tokens`: of each split."""
+def _place(job: _Job, rows: DataFrame, tokenized: Stage, sums: Places) -> tuple[DataFrame, Places]:
+    """Documents with their places, and how many samples each split has; `sums`: the tokens of each split."""
     length = job.recipe.max_seq_len
-    rows = read_stage(spark, tokenized.folder)
     if job.recipe.packing is Packing.concatenate:
-        return placing.concatenated(rows), {split: -(-number // length) for split, number in tokens.items()}
+        return placing.concatenated(rows), {split: -(-number // length) for split, number in sums.items()}
     job.report("packing documents")
     stage = job.stages.make(
         "packed", [tokenized.fingerprint, length], lambda folder: placing.write_places(rows, length, folder)
     )
-    places = read_stage(spark, stage.folder)
+    places = read_stage(rows.sparkSession, stage.folder)
     samples = placing.samples_of_splits(places)
-    return placing.best_fitting(rows, places, length), {split: samples[split] for split in tokens}
+    return placing.best_fitting(rows, places, length), {split: samples[split] for split in sums}
 
 
 def _fingerprints(

@@ -1,15 +1,10 @@
 """Writes data/lineage.py's dataset: from where each kept document is, and where its tokens are now."""
 
-import itertools
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame
@@ -17,8 +12,11 @@ from pyspark.sql import functions as F
 
 from data.lineage import SCHEMA
 from data.manifest import folder_of
+from data.prepare.attempts import attempt
+from data.prepare.places import Places, of_place
+from data.prepare.runs import runs
 from data.prepare.session import cores
-from data.prepare.shards import ATTEMPT, Layout, Places
+from data.prepare.shards import Layout
 
 PART_DOCUMENTS = 1_000_000  # of one file, about
 GROUP_DOCUMENTS = 10_000  # of one row group: what is read for a sample, at least
@@ -50,7 +48,7 @@ def write(placed: DataFrame, layout: Layout, documents: Places, folder: Path) ->
     `placed`: tokenized documents with the places of their pieces, from placing.py; `documents`: how many, by split.
     """
     parts = divide(layout, documents)
-    rows = _rows(placed, layout).withColumn("part", _of_place(parts.first) + _div("run", _of_place(parts.shards)))
+    rows = _rows(placed, layout).withColumn("part", of_place(parts.first) + _div("run", of_place(parts.shards)))
     tasks = min(parts.number, 2 * cores(placed.sparkSession))
     in_order = rows.repartitionById(tasks, (F.col("part") % tasks).cast("int")).sortWithinPartitions(
         "part", "first_sample", "sample", "position"
@@ -65,7 +63,7 @@ def _rows(placed: DataFrame, layout: Layout) -> DataFrame:
     length = layout.max_seq_len
 
     shards_before, samples_before = (
-        _of_place({place: before.get(place, 0) for place in layout.first_shard})
+        of_place({place: before.get(place, 0) for place in layout.first_shard})
         for before in (layout.shards_before, layout.samples_before)
     )
 
@@ -96,35 +94,22 @@ def _rows(placed: DataFrame, layout: Layout) -> DataFrame:
 
 
 def _write_parts(batches: Iterator[pa.RecordBatch], folder: Path) -> Iterator[pa.RecordBatch]:
-    for _, slices in groupby(_slices(batches), key=itemgetter(0)):
-        yield pa.RecordBatch.from_pydict({"documents": [_write_part((rows for _, rows in slices), folder)]})
-
-
-def _slices(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.Table]]:
-    """Rows of one part, with its number."""
-    for batch in filter(len, batches):
-        part = batch.column("part").to_numpy()
-        cuts = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(part)]
-        table = pa.Table.from_batches([batch])
-        for start, stop in itertools.pairwise(cuts):
-            yield int(part[start]), table.slice(start, stop - start)
+    for _, of_part in runs(batches, "part"):
+        yield pa.RecordBatch.from_pydict({"documents": [_write_part(of_part, folder)]})
 
 
 def _write_part(slices: Iterator[pa.Table], folder: Path) -> int:
-    """Writes one file, in whole row groups however the rows come; returns how many rows. A task that is tried again
-    writes the same bytes beside and renames them over."""
+    """Writes one file, in whole row groups however the rows come; returns how many rows."""
     rows = next(slices)
     domain, split, shard = (rows.column(name)[0].as_py() for name in ("domain", "split", "first_shard"))
     of_split = folder / folder_of(domain, split)
-    of_split.mkdir(parents=True, exist_ok=True)
-    attempt = Path(tempfile.mkdtemp(prefix=ATTEMPT, dir=of_split))
     name, number = f"part-{shard:05}.parquet", 0
-    with pq.ParquetWriter(attempt / name, SCHEMA, compression="zstd") as writer:
-        for group in _groups(rows, slices):
-            writer.write_table(group.select(SCHEMA.names).cast(SCHEMA))
-            number += len(group)
-    (attempt / name).replace(of_split / name)
-    attempt.rmdir()
+    with attempt(of_split) as own:
+        with pq.ParquetWriter(own / name, SCHEMA, compression="zstd") as writer:
+            for group in _groups(rows, slices):
+                writer.write_table(group.select(SCHEMA.names).cast(SCHEMA))
+                number += len(group)
+        (own / name).replace(of_split / name)
     return number
 
 
@@ -141,9 +126,3 @@ def _groups(rows: pa.Table, more: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 def _div(number: Column | str, by: Column | int) -> Column:
     return F.call_function("div", number, by if isinstance(by, Column) else F.lit(by))
-
-
-def _of_place(numbers: Places) -> Column:
-    """Each row's number, by its domain and split."""
-    pairs = [F.lit(of) for (domain, split), number in numbers.items() for of in (f"{domain}/{split}", number)]
-    return F.element_at(F.create_map(*pairs), F.concat_ws("/", "domain", "split"))

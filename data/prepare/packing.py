@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+COUNTED = 1 << 20  # ids at a time, which NumPy makes 64-bit for it
+
 
 def cut(offset: int, count: int, shard_tokens: int) -> Iterator[tuple[int, int, int]]:
     """Cuts `count` tokens that begin at `offset` of the stream at shard boundaries.
@@ -64,3 +66,12 @@ def offset_dtype(length: int) -> str:
 def targets(samples: np.ndarray, real: np.ndarray) -> np.ndarray:
     """What a model is trained to predict: every token but each sample's first and the padding, flattened."""
     return samples[:, 1:][real[:, 1:]]
+
+
+def occurrences(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different ids in ascending order, and how often each occurs."""
+    total = np.zeros(int(ids.max(initial=0)) + 1, np.int64)
+    for start in range(0, len(ids), COUNTED):
+        total += np.bincount(ids[start : start + COUNTED], minlength=len(total))
+    (found,) = np.nonzero(total)
+    return found, total[found]

@@ -8,49 +8,43 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from data.prepare import best_fit
-from data.prepare.hashed import BITS, leading_bits
 from data.prepare.session import spark_path
 
-# A bucket is what one task sorts, or packs. Keys are uniform, so equal ranges of keys hold about equal numbers of
-# tokens. Best-fit packing depends on it, and on how many tokens there are in all.
-BUCKET_TOKENS = 16_000_000
 BUCKET = ["domain", "split", "bucket"]
 # A piece of a document: its tokens from `start` on are at `position` in a sample of the bucket's.
 PLACES = "domain string, split string, bucket long, key string, start long, count long, sample long, position long"
 
 
-def concatenated(tokens: DataFrame) -> DataFrame:
+def concatenated(documents: DataFrame) -> DataFrame:
     """Documents one after the other, in the order of keys.
 
-    Columns as of `tokens`, and pieces (of the document: from which token, how many, offset in the stream).
+    `documents`: what tokens.py says of them. Columns out: the same, and pieces (of the document: from which token, how
+    many, offset in the stream).
     """
-    tokens = _in_buckets(tokens)
-    starts = _starts(tokens.groupBy(*BUCKET).agg(F.sum("count").alias("size")))
-    before = Window.partitionBy(*BUCKET).orderBy("key").rowsBetween(Window.unboundedPreceding, -1)
-    within = F.coalesce(F.sum("count").over(before), F.lit(0))
-    placed = tokens.withColumn("within", within).join(F.broadcast(starts), BUCKET)
-    whole = F.struct(F.lit(0).cast("long").alias("start"), "count", (F.col("first") + F.col("within")).alias("offset"))
-    return placed.withColumn("pieces", F.array(whole)).drop("bucket", "within", "first")
+    starts = _starts(documents.groupBy(*BUCKET).agg(F.sum("count").alias("size")))
+    offset = (F.col("first") + F.col("within")).alias("offset")
+    whole = F.struct(F.lit(0).cast("long").alias("start"), "count", offset)
+    return documents.join(F.broadcast(starts), BUCKET).withColumn("pieces", F.array(whole)).drop("first")
 
 
-def write_places(tokens: DataFrame, max_seq_len: int, folder: Path) -> None:
+def write_places(documents: DataFrame, max_seq_len: int, folder: Path) -> None:
     """Packs documents best-fit, bucket by bucket, by their lengths alone (columns: PLACES)."""
 
     def pack(bucket: pa.Table) -> pa.Table:
         return _pack(bucket, max_seq_len)
 
-    lengths = _in_buckets(tokens).select(*BUCKET, "key", "count")
+    lengths = documents.select(*BUCKET, "key", "count")
     lengths.groupBy(*BUCKET).applyInArrow(pack, PLACES).write.parquet(spark_path(folder))
 
 
-def best_fitting(tokens: DataFrame, places: DataFrame, max_seq_len: int) -> DataFrame:
+def best_fitting(documents: DataFrame, places: DataFrame, max_seq_len: int) -> DataFrame:
     """Documents where `write_places` has placed their pieces; columns as of `concatenated`."""
     starts = _starts(_samples(places))
     offset = (F.col("first") + F.col("sample")) * max_seq_len + F.col("position")
     piece = F.struct("start", "count", offset.alias("offset"))
-    document = ["domain", "split", "key"]
+    document = [*BUCKET, "key"]
     pieces = F.sort_array(F.collect_list(piece)).alias("pieces")
-    return tokens.join(places.join(F.broadcast(starts), BUCKET).groupBy(*document).agg(pieces), document)
+    return documents.join(places.join(F.broadcast(starts), BUCKET).groupBy(*document).agg(pieces), document)
 
 
 def samples_of_splits(places: DataFrame) -> dict[tuple[str, str], int]:
@@ -61,12 +55,6 @@ def samples_of_splits(places: DataFrame) -> dict[tuple[str, str], int]:
 
 def _samples(places: DataFrame) -> DataFrame:
     return places.groupBy(*BUCKET).agg((F.max("sample") + 1).alias("size"))
-
-
-def _in_buckets(tokens: DataFrame) -> DataFrame:
-    total = tokens.agg(F.sum("count")).first()[0]  # type: ignore[index]
-    buckets = max(1, -(-total // BUCKET_TOKENS))
-    return tokens.withColumn("bucket", F.shiftright(leading_bits(F.col("key")) * F.lit(buckets), BITS))
 
 
 def _starts(sizes: DataFrame) -> DataFrame:

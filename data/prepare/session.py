@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -25,19 +25,26 @@ from data.prepare import code_archive
 from data.prepare.recipe import SparkChoice
 
 OLDEST_JAVA = 17
-SHUFFLE_PART_BYTES = 64 << 20  # of the input
+# Parts of a shuffle, and with them tasks. Of much input, parts of PART_BYTES of it each. Of less, so many for each core
+# that none waits long for another's last task, while each is worth a task's start.
+PART_BYTES, PARTS_OF_A_CORE, LEAST_PART_BYTES = 64 << 20, 16, 4 << 20
 SHUFFLE_PARTS, DEFAULT_SHUFFLE_PARTS = "spark.sql.shuffle.partitions", "200"
+FILE_PARTS = "spark.sql.files.minPartitionNum"
 CONNECT, CONNECT_PORT = "sc://", 15002
 CORES_OF_A_SERVER = 16
 LOG_FILE = "spark.log"
 JOB_SETTINGS = {
     "spark.sql.adaptive.enabled": "true",
     "spark.sql.adaptive.skewJoin.enabled": "true",
+    # Of parts as they are sent, compressed. At Spark's own 64 MB it puts so many together that cores stand idle.
+    "spark.sql.adaptive.advisoryPartitionSizeInBytes": str(1 << 20),
     "spark.sql.session.timeZone": "UTC",
     # A batch is bounded in bytes as well: ten thousand documents (Spark's default) may be gigabytes.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "1000",
     "spark.sql.execution.arrow.maxBytesPerBatch": str(32 << 20),
 }
+AGAIN = "run the same command again, which goes on after the last whole step"
+_NO_MEMORY = "java.lang.OutOfMemoryError"
 _FULL = re.compile("No space left on device|Disk quota exceeded|File too large")
 SPARK_ERRORS = (PySparkException, Py4JJavaError)  # the second: those that PySpark has no class for
 LOG_SETTINGS = """\
@@ -62,6 +69,7 @@ def spark_session(choice: SparkChoice, scratch: Path) -> Iterator[SparkSession]:
         DataError: there is no Java, it is too old, it does not start with these settings, or no server answers.
     """
     scratch.mkdir(parents=True, exist_ok=True)
+    (scratch / LOG_FILE).unlink(missing_ok=True)
     spark = _connect(choice) if choice.master.startswith(CONNECT) else _start_java(choice, scratch)
     try:
         if not choice.master.startswith("local"):
@@ -122,11 +130,20 @@ def _configured(builder: SparkSession.Builder, settings: Mapping[str, str]) -> S
     return builder
 
 
-def divide_shuffles(spark: SparkSession, input_bytes: int) -> None:
-    """Into as many parts as the input asks for, unless the session's settings say how many: Spark's own 200 are too
-    many for megabytes and too few for terabytes. The result is the same."""
+def divide_work(spark: SparkSession, input_bytes: int) -> None:
+    """Into as many parts as the input and the cores ask for, unless the session's settings say how many: Spark's own
+    200 are too many for megabytes and too few for terabytes, and a stage's files would be one or two a core. The result
+    is the same."""
+    parts = max(cores(spark), min(PARTS_OF_A_CORE * cores(spark), input_bytes // LEAST_PART_BYTES))
     if spark.conf.get(SHUFFLE_PARTS) == DEFAULT_SHUFFLE_PARTS:
-        spark.conf.set(SHUFFLE_PARTS, str(max(2 * cores(spark), input_bytes // SHUFFLE_PART_BYTES)))
+        spark.conf.set(SHUFFLE_PARTS, str(max(parts, input_bytes // PART_BYTES)))
+    if spark.conf.get(FILE_PARTS, None) is None:
+        spark.conf.set(FILE_PARTS, str(parts))
+
+
+def parts(spark: SparkSession) -> int:
+    """Of a shuffle."""
+    return int(spark.conf.get(SHUFFLE_PARTS, DEFAULT_SHUFFLE_PARTS) or 1)
 
 
 def cores(spark: SparkSession) -> int:
@@ -175,26 +192,34 @@ def _stderr_into(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def explained(output: Path) -> Iterator[None]:
-    """Turns a full disk, wherever it was noticed, into one sentence.
+def explained(output: Path, scratch: Path, choice: SparkChoice) -> Iterator[None]:
+    """Turns a full disk, wherever it was noticed, and a Java that has too little memory into one sentence.
+
+    `scratch`: that of the session (spark_session).
 
     Raises:
-        DataError: a disk is full.
+        DataError: a disk is full, or Java's memory is.
     """
     try:
         yield
-    except (*SPARK_ERRORS, OSError) as error:
-        said = _FULL.search(str(error))
-        if said is None:
-            raise
-        spills = os.environ.get("SPARK_LOCAL_DIRS", tempfile.gettempdir()).split(",")[0]
-        free = ", ".join(
-            f"{folder} has {shutil.disk_usage(folder).free / 1e9:,.1f} GB free" for folder in (output.parent, spills)
-        )
-        raise DataError(
-            f"output: a disk is full ({said[0]}): {free}; make room and run the same command again, which goes on "
-            "after the last whole step"
-        ) from None
+    except (PySparkException, Py4JError, OSError) as error:
+        if (said := _FULL.search(str(error))) is not None:
+            raise DataError(f"output: a disk is full ({said[0]}): {_free(output)}; make room and {AGAIN}") from None
+        log = scratch / LOG_FILE
+        if _NO_MEMORY in str(error) or (log.is_file() and _NO_MEMORY in log.read_text(errors="replace")):
+            where = "driver_memory" if choice.master.startswith("local") else "conf: {spark.executor.memory}"
+            raise DataError(
+                f"spark.{where}: Java has too little memory for the longest record that it met; raise it "
+                f"(driver_memory is {choice.driver_memory} now) and {AGAIN}"
+            ) from None
+        raise
+
+
+def _free(output: Path) -> str:
+    spills = os.environ.get("SPARK_LOCAL_DIRS", tempfile.gettempdir()).split(",")[0]
+    return ", ".join(
+        f"{folder} has {shutil.disk_usage(folder).free / 1e9:,.1f} GB free" for folder in (output.parent, spills)
+    )
 
 
 def sentence(error: Exception) -> str:

@@ -1,13 +1,12 @@
-"""Placed tokens to MDS shards: bring each shard's pieces together, write it."""
+"""Placed tokens to MDS shards: bring together what each shard is made of, read it, write it."""
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,22 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from data.manifest import folder_of
 from data.prepare import packing
+from data.prepare.attempts import attempt
+from data.prepare.places import Places
 from data.prepare.session import cores, spark_path
+from data.prepare.tokens import bucket_file
 
-Places = dict[tuple[str, str], int]  # (domain, split) -> a number of something
 MDS_OFFSET_BYTES = 4  # per sample, in a shard's header
 NAME_DIGITS = 12  # of the hash in a shard's name
-ATTEMPT = ".attempt-"  # begins the name of the folder that a task writes a shard in
-PIECES = "shard long, offset long, begins boolean, tokens binary"  # begins: a document, or a piece that was cut
+# What a shard is made of. begins: a document, or a piece that was cut; its tokens are `count` from `at` on in a bucket.
+PIECES = pa.schema(
+    {"shard": pa.int64(), "offset": pa.int64(), "begins": pa.bool_()}
+    | dict.fromkeys(("bucket", "at", "count"), pa.int64())
+)
 WRITTEN = "shard long, samples long, tokens long, padding long, entry string, ids array<int>, counts array<long>"
 
 
@@ -77,20 +82,20 @@ def plan(samples: Places, max_seq_len: int, dtype: str, end_of_text: int, shard_
     return Layout(max_seq_len, samples_per_shard, dtype, end_of_text, first_shard, number)
 
 
-def write(placed: DataFrame, layout: Layout, writer: Writer, folder: Path) -> None:
+def write(placed: DataFrame, tokens: Path, layout: Layout, writer: Writer, folder: Path) -> None:
     """Writes every shard, and into `folder` a row for each (columns: WRITTEN).
 
-    `placed`: tokenized documents with the places of their pieces, from placing.py.
+    `placed`: documents with the places of their pieces, from placing.py; `tokens`: the folder of their tokens.
     """
-    pieces = placed.select("domain", "split", "pieces", "tokens").mapInArrow(
-        partial(_cut_batches, layout=layout), PIECES
+    pieces = placed.select("domain", "split", "bucket", "within", "pieces").mapInArrow(
+        partial(_cut_batches, layout=layout), from_arrow_schema(PIECES)
     )
-    # Each task that writes imports streaming, and with it torch, so tasks are few; a task writes its shards one by one.
+    # A task writes its shards one by one.
     tasks = min(layout.shards, 2 * cores(placed.sparkSession))
     by_shard = pieces.repartitionById(tasks, (F.col("shard") % tasks).cast("int")).sortWithinPartitions(
         "shard", "offset"
     )
-    written = by_shard.mapInArrow(partial(_write_batches, layout=layout, writer=writer), WRITTEN)
+    written = by_shard.mapInArrow(partial(_write_batches, tokens=tokens, layout=layout, writer=writer), WRITTEN)
     written.write.parquet(spark_path(folder))
 
 
@@ -101,26 +106,21 @@ def write_index(folder: Path, entries: Iterable[dict[str, Any]]) -> None:
 
 
 def _cut_batches(batches: Iterator[pa.RecordBatch], layout: Layout) -> Iterator[pa.RecordBatch]:
-    width = np.dtype(layout.dtype).itemsize
-    kinds = {"shard": pa.int64(), "offset": pa.int64(), "begins": pa.bool_(), "tokens": pa.binary()}
-    schema = pa.schema(list(kinds.items()))
     for batch in batches:
         rows = []
         for row in batch.to_pylist():
             first = layout.first_shard[row["domain"], row["split"]]
             for piece in row["pieces"]:
                 for shard, start, stop in packing.cut(piece["offset"], piece["count"], layout.shard_tokens):
-                    here = slice((piece["start"] + start) * width, (piece["start"] + stop) * width)
-                    rows.append((first + shard, piece["offset"] + start, start == 0, row["tokens"][here]))
-        yield _batch(rows, schema)
+                    at = row["within"] + piece["start"] + start
+                    rows.append((first + shard, piece["offset"] + start, start == 0, row["bucket"], at, stop - start))
+        yield _batch(rows, PIECES)
 
 
-def _write_batches(batches: Iterator[pa.RecordBatch], layout: Layout, writer: Writer) -> Iterator[pa.RecordBatch]:
-    rows = (
-        (shard, offset, begins, np.frombuffer(data, dtype=layout.dtype))
-        for batch in batches
-        for shard, offset, begins, data in zip(*(column.to_pylist() for column in batch.columns), strict=True)
-    )
+def _write_batches(
+    batches: Iterator[pa.RecordBatch], tokens: Path, layout: Layout, writer: Writer
+) -> Iterator[pa.RecordBatch]:
+    rows = (row for batch in batches for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
     schema = pa.schema(
         [
             *((name, pa.int64()) for name in ("shard", "samples", "tokens", "padding")),
@@ -129,18 +129,26 @@ def _write_batches(batches: Iterator[pa.RecordBatch], layout: Layout, writer: Wr
             ("counts", pa.list_(pa.int64())),
         ]
     )
-    for shard, pieces in groupby(rows, key=lambda row: row[0]):
+    for shard, pieces in groupby(rows, key=itemgetter(0)):
         domain, split, number = layout.split_of(shard)
         samples, real, starts = packing.assemble(
-            (piece[1:] for piece in pieces), number * layout.shard_tokens, layout.max_seq_len, layout.end_of_text
+            _read(pieces, tokens, layout.dtype), number * layout.shard_tokens, layout.max_seq_len, layout.end_of_text
         )
         offsets = map(packing.document_offsets, real, starts)
         name = number + layout.shards_before.get((domain, split), 0)
         entry = _write_shard(samples, offsets, name, writer, writer.output / folder_of(domain, split))
-        ids, counts = np.unique(packing.targets(samples, real), return_counts=True)
-        tokens = int(real.sum())
-        row = (shard, len(samples), tokens, real.size - tokens, json.dumps(entry), ids.tolist(), counts.tolist())
+        ids, counts = packing.occurrences(packing.targets(samples, real))
+        count = int(real.sum())
+        row = (shard, len(samples), count, real.size - count, json.dumps(entry), ids.tolist(), counts.tolist())
         yield _batch([row], schema)
+
+
+def _read(pieces: Iterable[tuple], folder: Path, dtype: str) -> Iterator[tuple[int, bool, np.ndarray]]:
+    """(offset, begins, tokens) of each; those of a bucket follow one another."""
+    for bucket, of_bucket in groupby(pieces, key=itemgetter(3)):
+        tokens = np.memmap(bucket_file(folder, bucket), dtype=dtype, mode="r")
+        for _, offset, begins, _, at, count in of_bucket:
+            yield offset, begins, tokens[at : at + count]
 
 
 def _write_shard(
@@ -148,37 +156,33 @@ def _write_shard(
 ) -> dict[str, Any]:
     """Writes samples [samples, length], and of each its document_offsets, as shard `number` of `folder`; returns its
     entry for index.json.
-
-    A task that is tried again writes the same bytes beside and renames them over.
     """
-    from streaming import MDSWriter  # imports torch: seconds, so only in the tasks that write
+    # Imports torch, which takes seconds: only in the tasks that write.
+    from streaming.base.format.mds.writer import MDSWriter
 
-    folder.mkdir(parents=True, exist_ok=True)
-    attempt = Path(tempfile.mkdtemp(prefix=ATTEMPT, dir=folder))
     length = samples.shape[1]
     columns = {
         "document_offsets": f"ndarray:{packing.offset_dtype(length)}",
         "tokens": f"ndarray:{samples.dtype.name}:{length}",
     }
-    with MDSWriter(
-        columns=columns,
-        out=str(attempt / "shard"),
-        compression=writer.compression,
-        hashes=sorted(writer.hashes),
-        size_limit=None,
-    ) as mds:
-        for sample, of_documents in zip(samples, offsets, strict=True):
-            mds.write({"document_offsets": of_documents, "tokens": sample})
-    (entry,) = json.loads((attempt / "shard" / "index.json").read_text())["shards"]
-    (written,) = (attempt / "shard").glob("shard.*")
-    name = shard_name(number, written)
-    for kind in ("raw_data", "zip_data"):
-        if entry[kind] is not None:
-            old = entry[kind]["basename"]
-            entry[kind]["basename"] = old.replace("shard.00000", name)
-            if (attempt / "shard" / old).exists():
-                (attempt / "shard" / old).replace(folder / entry[kind]["basename"])
-    shutil.rmtree(attempt)
+    with attempt(folder) as own:
+        with MDSWriter(
+            columns=columns,
+            out=str(own / "shard"),
+            compression=writer.compression,
+            hashes=sorted(writer.hashes),
+            size_limit=None,
+        ) as mds:
+            for sample, of_documents in zip(samples, offsets, strict=True):
+                mds.write({"document_offsets": of_documents, "tokens": sample})
+        (entry,) = json.loads((own / "shard" / "index.json").read_text())["shards"]
+        (written,) = (own / "shard").glob("shard.*")
+        name = shard_name(number, written)
+        for data in filter(None, (entry["raw_data"], entry["zip_data"])):
+            old = data["basename"]
+            data["basename"] = old.replace("shard.00000", name)
+            if (own / "shard" / old).exists():
+                (own / "shard" / old).replace(folder / data["basename"])
     return entry
 
 

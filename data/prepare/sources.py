@@ -25,6 +25,7 @@ LINEAGE = ("origin", "licence", "time")
 RAW = "text", *LINEAGE, "file", "dropped", "record"
 PREFIX = 4  # hex digits of a hash, by which a limit's last record is found
 MEGABYTE = 1_000_000
+ESCAPED_BYTES = 6  # that JSON may spell one byte of text with: \\u0041
 NO_BZIP2 = "its name says bzip2, its first bytes do not"
 _BROKEN = "__malformed"
 _REPLACEMENT = "\ufffd"
@@ -124,7 +125,8 @@ def _read(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
     else:
         return spark.createDataFrame([], _SCHEMA)
     damaged = F.col("damaged") | ~F.is_valid_utf8(F.coalesce("text", F.lit("")))
-    reason = F.when(damaged, NO_UTF8).when(F.col("malformed"), MALFORMED).when(F.isnull("text"), NO_TEXT)
+    reason = F.when(F.col("long"), TOO_LONG).when(damaged, NO_UTF8)
+    reason = reason.when(F.col("malformed"), MALFORMED).when(F.isnull("text"), NO_TEXT)
     reason = reason.when(F.octet_length("text") > item.source.max_document_mb * MEGABYTE, TOO_LONG)
     raw = F.coalesce("raw", "text", F.to_json(F.struct(*LINEAGE)))
     origin = F.coalesce("origin", "name")
@@ -142,26 +144,31 @@ def _read(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
     )
 
 
-# Each reader gives the columns text, origin, licence, time; file, name (the file's own); raw, malformed, damaged (no
-# UTF-8).
+# Each reader gives the columns text, origin, licence, time; file, name (the file's own); raw, at least its beginning;
+# long, malformed, damaged (no UTF-8).
 
 
 def _read_jsonl(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
-    """Lines first, objects second: so a line that is no object, or lacks its text, can be shown as it is."""
-    lines = spark.read.text(paths, recursiveFileLookup=True).where(F.trim("value") != "")
+    """Lines first, objects second: so a line that is no object, or lacks its text, can be shown as it is, and one that
+    is too long to have a text that may stay is neither taken apart nor copied."""
+    line = F.col("value")
+    long = F.octet_length(line) > ESCAPED_BYTES * item.source.max_document_mb * MEGABYTE
     schema = StructType(
         [StructField(name, StringType()) for name in _unique(item)] + [StructField(_BROKEN, StringType())]
     )
     options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": _BROKEN}
-    line = F.col("value")
+    lines = spark.read.text(paths, recursiveFileLookup=True).where(long | (F.trim("value") != ""))
     lines = lines.select(
-        F.when(F.is_valid_utf8(line), F.from_json(line, schema, options)).alias("object"),
+        F.when(~long & F.is_valid_utf8(line), F.from_json(line, schema, options)).alias("object"),
         *_file(),
-        line.alias("raw"),
-        (~F.is_valid_utf8(line)).alias("damaged"),
+        F.substring(line, 1, RECORD_CHARACTERS).alias("raw"),
+        long.alias("long"),
+        (~long & ~F.is_valid_utf8(line)).alias("damaged"),
     )
     malformed = F.col("object").isNull() | F.col(f"object.{_BROKEN}").isNotNull()
-    return lines.select(*_mapped(item, "object."), "file", "name", "raw", malformed.alias("malformed"), "damaged")
+    return lines.select(
+        *_mapped(item, "object."), "file", "name", "raw", "long", malformed.alias("malformed"), "damaged"
+    )
 
 
 def _read_csv(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
@@ -180,7 +187,12 @@ def _read_csv(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
     damaged = F.coalesce(F.contains(F.col(quoted(item.source.text_column)), F.lit(_REPLACEMENT)), F.lit(False))
     raw = F.col(_BROKEN)
     return frame.select(
-        *columns, *_file(), raw.alias("raw"), raw.isNotNull().alias("malformed"), damaged.alias("damaged")
+        *columns,
+        *_file(),
+        raw.alias("raw"),
+        F.lit(False).alias("long"),
+        raw.isNotNull().alias("malformed"),
+        damaged.alias("damaged"),
     )
 
 
@@ -231,7 +243,7 @@ def _nothing() -> Column:
 
 def _sound() -> list[Column]:
     """Of formats whose records are read or not, with nothing between."""
-    return [_nothing().alias("raw"), F.lit(False).alias("malformed"), F.lit(False).alias("damaged")]
+    return [_nothing().alias("raw"), *(F.lit(False).alias(name) for name in ("long", "malformed", "damaged"))]
 
 
 def _unique(item: Input) -> dict[str, None]:

@@ -1,25 +1,32 @@
 """Which tokenizer, and documents to tokens."""
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from data import tokenizer as tokenizers
 from data.prepare import bpe
+from data.prepare.attempts import attempt, remove_lost
+from data.prepare.buckets import bucket_of, divide
+from data.prepare.places import Places
 from data.prepare.recipe import PrepareRecipe, TokenizerKind
-from data.prepare.session import spark_path
+from data.prepare.runs import runs
+from data.prepare.session import cores, parts, spark_path
 from data.tokenizer import Tokenizer
 
 # tiktoken's regex engine overflows its stack on a run of a million spaces, so longer texts are encoded in parts.
 PART_CHARACTERS = 200_000
 DOCUMENT = "domain string, split string, key string, source int, origin string, licence string, time string, bytes long"
-SCHEMA = f"{DOCUMENT}, count long, tokens binary"
+SCHEMA = f"{DOCUMENT}, bucket long, within long, count long"
+DOCUMENTS, TOKENS = "documents", "tokens"  # in the folder of this stage
+FILES_OF_A_TASK = 64
 
 
 def fixed_tokenizer(recipe: PrepareRecipe) -> Tokenizer | None:
@@ -50,18 +57,35 @@ def token_dtype(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
-def write_tokens(unique: DataFrame, tokenizer_folder: Path, folder: Path) -> None:
-    """Tokenizes each document and ends it with end-of-text.
+def write_tokens(documents: DataFrame, sizes: Places, tokenizer_folder: Path, folder: Path) -> None:
+    """Tokenizes each document and ends it with end-of-text; `sizes`: the bytes of text of each split.
 
-    Columns out: SCHEMA, with bytes of the text in UTF-8, and tokens as the bytes of an array of token_dtype.
+    Writes two folders: TOKENS has a file for each bucket, its documents' tokens in the order of keys, token_dtype;
+    DOCUMENTS says of each document (columns: SCHEMA) in which bucket, after how many tokens, and how many it has, and
+    its bytes of text in UTF-8. So tokens are written once and read once, and no shuffle moves them.
     """
-
-    def tokenize(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return (_tokenize_batch(batch, tokenizer_folder) for batch in batches)
-
-    documents = unique.withColumn("bytes", F.octet_length("text").cast("long"))
+    documents = documents.withColumn("bytes", F.octet_length("text").cast("long"))
+    buckets = divide(sizes)
+    tasks = min(buckets.total, parts(documents.sparkSession))
     names = [column.partition(" ")[0] for column in DOCUMENT.split(", ")]
-    documents.select(*names, "text").mapInArrow(tokenize, SCHEMA).write.parquet(spark_path(folder))
+    placed = documents.select(*names, "text", bucket_of(buckets).alias("bucket"))
+    in_order = placed.repartitionById(tasks, (F.col("bucket") % tasks).cast("int")).sortWithinPartitions(
+        "bucket", "key"
+    )
+    tokenize = partial(_tokenize, tokenizer_folder=tokenizer_folder, folder=folder / TOKENS)
+    in_order.mapInArrow(tokenize, SCHEMA).write.parquet(spark_path(folder / DOCUMENTS))
+    remove_lost(folder / TOKENS)
+
+
+def read_documents(spark: SparkSession, folder: Path) -> DataFrame:
+    """What `write_tokens` says of documents. A row is short, so a task reads many files."""
+    files = sum(1 for _ in (folder / DOCUMENTS).glob("*.parquet"))
+    return spark.read.parquet(spark_path(folder / DOCUMENTS)).coalesce(max(cores(spark), files // FILES_OF_A_TASK))
+
+
+def bucket_file(folder: Path, bucket: int) -> Path:
+    """Where in the folder TOKENS a bucket's tokens are."""
+    return folder / f"{bucket:06}"
 
 
 def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
@@ -72,13 +96,28 @@ def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
     return np.concatenate([*ids, [tokenizer.end_of_text]], dtype=token_dtype(tokenizer.vocab_size), casting="unsafe")
 
 
-def _tokenize_batch(batch: pa.RecordBatch, tokenizer_folder: Path) -> pa.RecordBatch:
+def _tokenize(batches: Iterator[pa.RecordBatch], tokenizer_folder: Path, folder: Path) -> Iterator[pa.RecordBatch]:
     tokenizer = _load(tokenizer_folder)
-    tokens = [encode(tokenizer, text) for text in batch.column("text").to_pylist()]
-    columns = {name: batch.column(name) for name in batch.schema.names if name != "text"}
-    columns["count"] = pa.array([len(ids) for ids in tokens], pa.int64())
-    columns["tokens"] = pa.array([ids.tobytes() for ids in tokens], pa.binary())
-    return pa.RecordBatch.from_pydict(columns)
+    for bucket, rows in runs(batches, "bucket"):
+        with attempt(folder) as own:
+            with bucket_file(own, bucket).open("wb") as file:
+                yield from _write_bucket(rows, tokenizer, file)
+            bucket_file(own, bucket).replace(bucket_file(folder, bucket))
+
+
+def _write_bucket(slices: Iterator[pa.Table], tokenizer: Tokenizer, file: BinaryIO) -> Iterator[pa.RecordBatch]:
+    end = 0
+    for rows in slices:
+        counts = []
+        for text in rows.column("text").to_pylist():
+            ids = encode(tokenizer, text)
+            file.write(ids.data)
+            counts.append(len(ids))
+        ends = end + np.cumsum(counts)
+        end = int(ends[-1])
+        columns = {"within": pa.array(ends - counts), "count": pa.array(counts, pa.int64())}
+        kept = {name: rows.column(name).combine_chunks() for name in rows.column_names if name != "text"}
+        yield pa.RecordBatch.from_pydict({**kept, **columns})
 
 
 @lru_cache(maxsize=1)  # a worker process serves many tasks of one job

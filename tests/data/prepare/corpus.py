@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
+from quick import QUICK
 
 from data.manifest import folder_of
 from data.prepare.cleaning.encoding import Unicode
@@ -38,9 +39,6 @@ def sentences(seed, count):
 def ordinary_documents(name, count):
     return [f"{name} {number}: {sentences(f'{name}{number}', 20 + 5 * number)}\n" for number in range(count)]
 
-
-# Java's compiler is most of the cost of so small a job.
-QUICK = {"spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1", "spark.sql.codegen.wholeStage": "false"}
 
 # What web's own steps make of a text; None: dropped.
 JAPANESE = "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。"

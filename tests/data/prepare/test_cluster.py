@@ -13,12 +13,13 @@ import psutil
 import pyspark
 import pytest
 from omegaconf import OmegaConf
+from quick import QUICK
 
 from data.prepare.duplicates.choices import Deduplicate, NearDuplicates, RepeatedLines
 from data.prepare.recipe import SparkChoice
 from launch.cli import main
 
-from corpus import QUICK, recipe, same_files, write_corpus
+from corpus import recipe, same_files, write_corpus
 
 ROOT = Path(__file__).parents[3]
 SPARK_CLASS = Path(pyspark.__file__).parent / "bin" / "spark-class"

@@ -16,22 +16,13 @@ from data.prepare.duplicates.choices import Benchmark, Decontaminate, Deduplicat
 from data.prepare.duplicates.components import connected_components
 from data.prepare.duplicates.documents import DOCUMENTS, read_found
 from data.prepare.job import prepare
-from data.prepare.recipe import Domain, PrepareRecipe, Source, SparkChoice, TokenizerChoice, TokenizerKind
-from data.prepare.session import spark_session
+from data.prepare.recipe import Domain, PrepareRecipe, Source, TokenizerChoice, TokenizerKind
 
-from corpus import QUICK
 from planted import jaccard, plant, real_texts
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95)
 PAIRS = 40  # of each level
 DOMAINS = ("web", "code")  # the first of them has priority
-
-
-@pytest.fixture(scope="module")
-def spark(tmp_path_factory):
-    conf = {"spark.sql.shuffle.partitions": "2", **QUICK}
-    with spark_session(SparkChoice("local[1]", "1g", conf), tmp_path_factory.mktemp("spark")) as session:
-        yield session
 
 
 def silent(line):

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from data import lineage
 from data.errors import DataError
 from data.manifest import Manifest, folder_of, verify
-from data.prepare import best_fit, placing, unigram
+from data.prepare import best_fit, buckets, unigram
 from data.prepare.job import prepare
 from data.prepare.recipe import (
     Domain,
@@ -31,7 +31,6 @@ from data.prepare.recipe import (
     TokenizerKind,
     without_password,
 )
-from data.prepare.session import spark_session
 from data.prepare.stages import Stages
 from data.tokenizer import Tokenizer
 
@@ -43,7 +42,6 @@ from corpus import (
     NO_TEXT,
     NO_UTF8,
     PLANTED,
-    QUICK,
     SEED,
     WEB,
     expected_documents,
@@ -54,6 +52,7 @@ from corpus import (
     write_corpus,
 )
 
+IN_PROJECT = {"cwd": Path(__file__).parents[3]}
 BAD = [*MALFORMED, *NO_UTF8, *NO_TEXT]
 
 
@@ -71,18 +70,28 @@ def lines():
 
 @pytest.fixture(scope="module")
 def two_cores(root, lines):
-    """The corpus prepared on two cores."""
+    """The corpus prepared on two cores, by the command: a process has one Java."""
     output = root / "two" / "dataset"
-    prepare(recipe(root, output), lines.append)
+    done = subprocess.run(command(root, recipe(root, output)), **IN_PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines.extend(done.stdout.splitlines())
     return output
 
 
+def command(folder, prepared):
+    """Of a shell, to prepare a recipe, which is written into the folder."""
+    path = folder / "recipe.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(prepared)))
+    return [sys.executable, "-m", "launch", "prepare", str(path)]
+
+
 @pytest.fixture(scope="module")
-def spark(two_cores, tmp_path_factory):
-    """A session for everything else: one core, other partitions. Only one can be open, so it starts after that one."""
-    conf = {"spark.sql.shuffle.partitions": "3", "spark.sql.files.maxPartitionBytes": "16k", **QUICK}
-    with spark_session(SparkChoice("local[1]", "1g", conf), tmp_path_factory.mktemp("spark")) as session:
-        yield session
+def spark(java):
+    """For everything else: one core, other partitions."""
+    session = java.newSession()
+    session.conf.set("spark.sql.shuffle.partitions", "3")
+    session.conf.set("spark.sql.files.maxPartitionBytes", "16k")
+    return session
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +99,7 @@ def one_core(root, spark):
     """The corpus prepared on one core, its documents sorted in many buckets instead of one."""
     output = root / "one" / "dataset"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(placing, "BUCKET_TOKENS", 2000)
+        patch.setattr(buckets, "BUCKET_BYTES", 8000)
         prepare(recipe(root, output), lambda line: None, spark)
     return output
 
@@ -422,7 +431,7 @@ def test_a_job_that_is_killed_again_and_again_does_each_stage_once(root, two_cor
             break
         except KilledError:
             assert not output.exists()
-    assert made == ["read"] * 3 + ["cleaned"] * 3 + ["unique", "tokenizer", "tokens", "shards", "quarantine"]
+    assert made == ["read"] * 3 + ["cleaned"] * 3 + ["unique", "tokenizer", "quarantine", "tokens", "shards"]
     assert same_files(output, two_cores)
 
 
@@ -460,11 +469,8 @@ def test_a_changed_recipe_redoes_what_depends_on_the_change(root, two_cores, spa
 def test_a_job_that_is_stopped_leaves_the_old_dataset_whole_and_goes_on(root, two_cores, spark, tmp_path, how):
     output = tmp_path / "dataset"
     shutil.copytree(two_cores, output)
-    path = tmp_path / "recipe.yaml"
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe(root, output, seed=99))))
-    command = [sys.executable, "-m", "launch", "prepare", str(path)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": Path(__file__).parents[3]}
-    with subprocess.Popen(command, **pipes) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **IN_PROJECT}
+    with subprocess.Popen(command(tmp_path, recipe(root, output, seed=99)), **pipes) as process:
         wanted = "writing" if how == signal.SIGKILL else "reading"
         assert process.stdout is not None and any(wanted in line for line in process.stdout)
         os.kill(process.pid, how)
@@ -475,7 +481,7 @@ def test_a_job_that_is_stopped_leaves_the_old_dataset_whole_and_goes_on(root, tw
     if how == signal.SIGKILL:
         said = []
         prepare(recipe(root, output, seed=99), said.append, spark)
-        assert any(line.endswith("tokens (1); made anew: shards (1), quarantine (1)") for line in said), said
+        assert any(line.endswith("tokens (1); made anew: shards (1)") for line in said), said
         assert verify(output).seed == 99
 
 

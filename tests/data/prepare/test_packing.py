@@ -1,8 +1,10 @@
 """Packing is concatenate-and-split: no token lost, moved or made, whoever cuts which document in whatever order."""
 
 import random
+from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,3 +106,10 @@ def test_shards_of_all_splits_are_numbered_through():
         ("b", "train", i) for i in range(3)
     ]
     assert plan(counts, 10, "uint32", END, 1e-9).samples_per_shard == 1
+
+
+def test_occurrences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "COUNTED", 3)
+    for ids in ([7, 2, 7, 7, 0, 2, 9], []):
+        found, counts = packing.occurrences(np.array(ids, np.uint16))
+        assert dict(zip(found.tolist(), counts.tolist(), strict=True)) == dict(sorted(Counter(ids).items()))

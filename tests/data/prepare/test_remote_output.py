@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyspark.sql import SparkSession
 from s3_server import S3Settings, s3_server
 
 from data import remote
@@ -20,12 +21,11 @@ from data.errors import DataError
 from data.manifest import Manifest, folder_of
 from data.prepare import bpe, upload
 from data.prepare.job import prepare
-from data.prepare.recipe import Domain, PrepareRecipe, Source, SparkChoice, TokenizerChoice, TokenizerKind
-from data.prepare.session import spark_session
+from data.prepare.recipe import Domain, PrepareRecipe, Source, TokenizerChoice, TokenizerKind
 from data.prepare.upload import OURS, RemoteDataset, indexes_of, shards_of
 from data.stores import FsspecStore, S3Store, open_store
 
-from corpus import QUICK, ordinary_documents
+from corpus import ordinary_documents
 
 BUCKET = "bricks"
 
@@ -258,7 +258,9 @@ def recipe_in(folder: Path) -> PrepareRecipe:
     )
 
 
-def test_a_dataset_in_a_bucket(s3: S3Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_in_a_bucket(
+    s3: S3Settings, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     web, code = ordinary_documents("web", 30), ordinary_documents("code", 30)
     write_text(tmp_path, web=web, code=code)
     bpe.train(iter([*web, *code]), 300, "small").save(tmp_path / "ranks")
@@ -266,23 +268,21 @@ def test_a_dataset_in_a_bucket(s3: S3Settings, tmp_path: Path, monkeypatch: pyte
     brought: list[str] = []
     put = S3Store.put
     monkeypatch.setattr(S3Store, "put", lambda *of: (brought.append(of[2]), put(*of)))
-    conf = {"spark.sql.shuffle.partitions": "2", **QUICK}
-    with spark_session(SparkChoice("local[1]", "1g", conf), tmp_path / "spark") as spark:
-        first = prepare(recipe, silent, spark)
-        store = open_store(recipe.output)
-        assert set(store.find()) == set(brought) and brought[-1] == "manifest.json"
-        assert Manifest.read(recipe.folder) == first
-        assert_same_samples(recipe, first, tmp_path / "cache")
+    first = prepare(recipe, silent, spark)
+    store = open_store(recipe.output)
+    assert set(store.find()) == set(brought) and brought[-1] == "manifest.json"
+    assert Manifest.read(recipe.folder) == first
+    assert_same_samples(recipe, first, tmp_path / "cache")
 
-        brought.clear()
-        said: list[str] = []
-        assert prepare(recipe, said.append) == first, "without Spark"
-        assert said == [f"{recipe.output} is up to date: nothing to do"] and not brought
+    brought.clear()
+    said: list[str] = []
+    assert prepare(recipe, said.append) == first, "without Spark"
+    assert said == [f"{recipe.output} is up to date: nothing to do"] and not brought
 
-        write_text(tmp_path, code=[*code, *ordinary_documents("more", 20)])
-        monkeypatch.setattr(S3Store, "put", killed_after(3, put))
-        with pytest.raises(KilledError):
-            prepare(recipe, silent, spark)
+    write_text(tmp_path, code=[*code, *ordinary_documents("more", 20)])
+    monkeypatch.setattr(S3Store, "put", killed_after(3, put))
+    with pytest.raises(KilledError):
+        prepare(recipe, silent, spark)
     assert remote.fetch(recipe.output, tmp_path / "cache") == first, "the old one is whole"
     sent = kill_while_uploading(tmp_path, s3)
     assert remote.fetch(recipe.output, tmp_path / "cache") == first

@@ -17,10 +17,7 @@ from data.errors import DataError
 from data.prepare import quarantine, sources
 from data.prepare.documents import read_stage
 from data.prepare.inputs import find_inputs, identify
-from data.prepare.recipe import Domain, Source, SourceFormat, SparkChoice
-from data.prepare.session import spark_session
-
-from corpus import QUICK
+from data.prepare.recipe import Domain, Source, SourceFormat
 
 RECORDS = [
     {
@@ -37,18 +34,18 @@ LINES = "".join(json.dumps(record) + "\n" for record in RECORDS).encode()
 
 
 @pytest.fixture(scope="module")
-def spark(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("spark")
+def spark(java, tmp_path_factory):
+    session, folder = java.newSession(), tmp_path_factory.mktemp("lake")
     conf = {
         "spark.sql.shuffle.partitions": "3",
         "spark.sql.catalog.lake": "org.apache.spark.sql.execution.datasources.v2.jdbc.JDBCTableCatalog",
         "spark.sql.catalog.lake.url": f"jdbc:derby:{folder}/lake;create=true",
         "spark.sql.catalog.lake.driver": "org.apache.derby.iapi.jdbc.AutoloadedDriver",
-        **QUICK,
     }
-    with spark_session(SparkChoice("local[1]", "1g", conf), folder) as session:
-        session._jvm.System.setProperty("derby.stream.error.file", str(folder / "derby.log"))
-        yield session
+    for key, value in conf.items():
+        session.conf.set(key, value)
+    session._jvm.System.setProperty("derby.stream.error.file", str(folder / "derby.log"))
+    return session
 
 
 @pytest.fixture

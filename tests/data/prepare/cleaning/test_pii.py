@@ -56,6 +56,11 @@ def test_authors_of_real_packages_are_masked():
     assert found > 50
 
 
+def test_an_address_with_another_kind_at_its_end_is_masked_once():
+    masked = mask("2023:10:05:fe80::18.8.8.8")
+    assert masked == "2023:10:05:fe80::192.0.2.1" == mask(masked)
+
+
 @given(
     st.lists(st.sampled_from([*PUBLIC, *PRIVATE, *NO_ADDRESS, *EMAILS, *NO_EMAIL, " ", ".", ":", "@", "a", "7", "\n"]))
 )

@@ -1,0 +1,31 @@
+"""What Spark says when it fails becomes one sentence where it is the user's to mend."""
+
+from pathlib import Path
+
+import pytest
+from py4j.protocol import Py4JError
+
+from data.errors import DataError
+from data.prepare.recipe import SparkChoice
+from data.prepare.session import LOG_FILE, explained
+
+LOCAL, CLUSTER = SparkChoice("local[2]", "3g"), SparkChoice("spark://host:7077", "3g")
+
+
+def test_java_without_memory_is_one_sentence(tmp_path: Path) -> None:
+    """A Java that ends for it tells Python nothing: only its log says why."""
+    (tmp_path / LOG_FILE).write_text(
+        "ERROR Executor: Exception in task 0.0\njava.lang.OutOfMemoryError: Java heap space\n"
+    )
+    said = r"^spark.driver_memory: Java has too little memory .*3g now.* same command"
+    with pytest.raises(DataError, match=said), explained(tmp_path / "out", tmp_path, LOCAL):
+        raise Py4JError("SparkContext was shut down")
+    said = r"^spark.conf: \{spark.executor.memory\}: Java has too little"
+    with pytest.raises(DataError, match=said), explained(tmp_path / "out", tmp_path / "nothing", CLUSTER):
+        raise Py4JError("Lost task 1.0: java.lang.OutOfMemoryError: Java heap space")
+
+
+def test_other_failures_stay_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / LOG_FILE).write_text("WARN nothing of the kind\n")
+    with pytest.raises(Py4JError, match="something else"), explained(tmp_path / "out", tmp_path, LOCAL):
+        raise Py4JError("something else")
