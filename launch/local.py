@@ -1,11 +1,12 @@
-"""`brickyard launch local`: a recipe on N ranks of this machine, watched until all of them have ended."""
+"""`brickyard launch local`: a recipe on N ranks of this machine, watched until all of them have ended.
+
+On several nodes it runs on each of them, told which one it is; a scheduler, or whoever starts it there, joins them.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -14,17 +15,24 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
+from launch.checks import disk_problems, gpu_problems
+from launch.node import Node, gpus_or_one, tell
+from launch.parent import die_with
+from launch.restarts import Restarts
+from launch.say import say
 from train.checkpoints.remote import fetch_run
 from train.errors import RecipeError, Terminated
 from train.inputs import read_run
 from train.run_directory import RunDirectory
+from train.wish import Wish
 
 GRACE = 20.0  # seconds that the others have to end by themselves once a rank has failed
 LAST_WORDS = 2.0  # seconds to write down where they are, before they are killed
 LOOK = 0.2  # seconds between looks
+STOP_LOOK = 2.0  # and at whether the run is to stop
 TAIL = 15  # lines of a failed rank's log that are shown
+RESTART_WAIT = 10  # seconds before the first restart
 MISTAKE, OURS = 2, 1
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -48,8 +56,12 @@ class Rank:
             os.kill(self.pid, number)
 
 
-def launch_local(path: Path, overrides: Sequence[str], count: int | None) -> int:
+def launch_local(
+    path: Path, overrides: Sequence[str], count: int | None, node: Node | None = None, restarts: int = 0
+) -> int:
     """Train the recipe at `path` on `count` ranks of this machine (None: one for each GPU, or else one).
+
+    `node` says which of several machines this is, if it is not the only one; `restarts`: after failures, at the most.
 
     Returns the exit code: 0 done, 130 or 143 stopped by a signal, 2 the user's mistake, 1 a rank failed.
 
@@ -62,43 +74,42 @@ def launch_local(path: Path, overrides: Sequence[str], count: int | None) -> int
     count = gpus_or_one() if count is None else count
     if count < 1:
         raise RecipeError(f"-n: expected 1 or more, found {count}")
-    os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(count)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    recipe, manifest = read_run(path, overrides, count, here=True)
+    if restarts and node is not None and node.count > 1:
+        raise RecipeError("--restarts: the ranks of other machines end as well; whoever starts these all must do it")
+    os.environ.update(tell(node := node or Node(), count))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+    recipe, manifest = read_run(path, overrides, count * node.count, here=True)
     run = RunDirectory.of(recipe)
     fetch_run(recipe, run, say)
     run.check_same_run(recipe, manifest)
-    say(f"loading torch and Composer for {count} ranks; logs: {run.path / 'logs'}")
+    say(f"loading torch and Composer for {count} ranks; logs: {run.logs}")
     signal.signal(signal.SIGTERM, Terminated.on_signal)
-    check_devices(count)
-    os.environ.update(NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    for problem in [*gpu_problems(count), *disk_problems(recipe, run)]:
+        raise RecipeError(problem)
     import train.run  # noqa: F401  # for the ranks, which are forked from here
 
-    (run.path / "logs").mkdir(parents=True, exist_ok=True)
+    run.logs.mkdir(parents=True, exist_ok=True)
+    run.stop.unlink(missing_ok=True)  # which was meant for another launch
+    allowed = Restarts(run, restarts, RESTART_WAIT)
+    while (code := attempt(path, overrides, run, node, count)) == OURS and restarts:
+        if (end := allowed.after_failure()) is not None:
+            return end
+        os.environ.update(tell(node, count))  # another port: the last one may still be held
+    return code
+
+
+def attempt(path: Path, overrides: Sequence[str], run: RunDirectory, node: Node, count: int) -> int:
+    """Start the ranks, and watch them until all have ended. Returns the exit code."""
     sys.stdout.flush()
-    ranks = [start_rank(number, path, overrides, run.path / "logs") for number in range(count)]
+    ranks = [start_rank(node.rank * count + local, local, path, overrides, run.logs) for local in range(count)]
     try:
-        return Watch(ranks).until_ended()
+        return Watch(ranks, run.stop).until_ended()
     finally:
         remove_leftovers()
 
 
-def gpus_or_one() -> int:
-    import torch
-
-    return torch.cuda.device_count() or 1
-
-
-def check_devices(count: int) -> None:
-    import torch
-
-    devices = torch.cuda.device_count()
-    if devices and count > devices:
-        raise RecipeError(f"-n {count}: there are {devices} GPUs here, and each rank needs one")
-
-
-def start_rank(number: int, path: Path, overrides: Sequence[str], logs: Path) -> Rank:
-    """Fork a rank that writes to its log."""
+def start_rank(number: int, local: int, path: Path, overrides: Sequence[str], logs: Path) -> Rank:
+    """Fork a rank, the `local`-th of this machine, that writes to its log."""
     log = logs / f"rank{number}.log"
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     begin, parent = os.fstat(output).st_size, os.getpid()
@@ -110,7 +121,7 @@ def start_rank(number: int, path: Path, overrides: Sequence[str], logs: Path) ->
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout, sys.stderr = (os.fdopen(end, "w", buffering=1, closefd=False) for end in (1, 2))
-    os.environ.update(RANK=str(number), LOCAL_RANK=str(number))
+    os.environ.update(RANK=str(number), LOCAL_RANK=str(local))
     renew_thread_pool()
     from launch.cli import main
 
@@ -125,14 +136,6 @@ def renew_thread_pool() -> None:
     torch.set_num_threads(torch.get_num_threads())
 
 
-def die_with(parent: int) -> None:
-    """End (with a checkpoint) when the launcher is gone, even if it was killed; take no signals of its terminal."""
-    os.setsid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(OURS)
-
-
 def remove_leftovers() -> None:
     """What ranks that were killed have left in shared memory and in the temporary folder."""
     from data.mixture.leftovers import alone_on_this_machine, dead_blocks
@@ -145,13 +148,16 @@ def remove_leftovers() -> None:
 
 
 class Watch:
-    """Shows what rank 0 says, hands signals on, and ends the others when a rank has failed."""
+    """Shows what rank 0 says (if it is one of these), hands signals on, and ends the others when a rank has failed."""
 
-    def __init__(self, ranks: Sequence[Rank]) -> None:
+    def __init__(self, ranks: Sequence[Rank], stop: Path) -> None:
         self.ranks = ranks
+        self.stop = stop
+        self.next_look = 0.0  # at the file, which may lie far away
         self.signals: list[int] = []  # that were handed on
         self.deadline: float | None = None  # after which ranks are killed
         self.killed: list[Rank] = []  # by us
+        self.wish = Wish()
 
     def until_ended(self) -> int:
         before = {number: signal.signal(number, self.hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -161,7 +167,9 @@ class Watch:
                 while any(rank.code is None for rank in self.ranks):
                     time.sleep(LOOK)
                     self.look()
-                    show(said)
+                    if self.ranks[0].number == 0:
+                        show(said)
+                        self.heed_stop()
             finally:
                 for number, handler in before.items():
                     signal.signal(number, handler)
@@ -184,8 +192,18 @@ class Watch:
         self.killed += [rank for rank in self.ranks if rank.code is None and rank not in self.killed]
         self.send(signal.SIGKILL)
 
+    def heed_stop(self) -> None:
+        """`brickyard launch stop` is a SIGTERM that comes by way of the run's folder."""
+        if time.monotonic() > self.next_look:
+            self.next_look = time.monotonic() + STOP_LOOK
+            if self.stop.exists():
+                self.stop.unlink(missing_ok=True)
+                self.hand_on(signal.SIGTERM, None)
+
     def hand_on(self, number: int, frame: FrameType | None) -> None:
         """A signal to the launcher is one to every rank: they save and end, or at the second one, end."""
+        if not self.wish.is_new():
+            return
         self.signals.append(number)
         self.send(number)
         if len(self.signals) > 1:
@@ -226,13 +244,3 @@ def show(said: BinaryIO) -> None:
     """Pass on what a rank has said since the last time."""
     sys.stdout.write(said.read().decode(errors="replace"))
     sys.stdout.flush()
-
-
-def say(line: str) -> None:
-    print(f"launch: {line}", file=sys.stderr, flush=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

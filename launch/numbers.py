@@ -14,6 +14,14 @@ def at_least_one(text: str) -> int:
     return number(int, text, lambda value: value >= 1, "a whole number of at least 1")
 
 
+def at_least_none(text: str) -> int:
+    return number(int, text, lambda value: value >= 0, "a whole number of at least 0")
+
+
+def port(text: str) -> int:
+    return number(int, text, lambda value: 0 <= value < 2**16, "a port from 0 to 65535")
+
+
 def temperature(text: str) -> float:
     return number(float, text, lambda value: 0 <= value < math.inf, "a number of at least 0")
 

@@ -13,14 +13,15 @@ from data.manifest import Manifest
 from data.mixture.plan import Plan
 from data.patience import patient, silent
 from launch.plan.samples import print_samples, read_range
-from launch.plan.tables import show
+from launch.plan.tables import show, show_recipe
 from train.cache import parse_size
 from train.curriculum.build import build_plan
-from train.errors import RecipeError
+from train.errors import NoDataset, RecipeError
 from train.history import continue_run
 from train.inputs import default_ranks, read_run
 from train.plan.page import write_page
-from train.plan.summary import count_ahead, summarise
+from train.plan.summary import count_ahead, summarise, summarise_recipe
+from train.reader import RecipeSource, read_recipe
 from train.recipe import Recipe
 from train.run_directory import RunDirectory
 
@@ -50,7 +51,13 @@ def plan_command(
     if html is not None and (as_json or samples):
         raise RecipeError("--html writes a page and prints nothing else; leave out --json and --samples")
     limit = None if memory is None else read_memory(memory)
-    recipe, manifest = read_run(path, overrides, ranks)
+    try:
+        recipe, manifest = read_run(path, overrides, ranks, planned=True)
+    except NoDataset as missing:
+        if not (as_json or samples or html is not None):
+            recipe = read_recipe(Recipe, RecipeSource(path, tuple(overrides)))
+            show_recipe(summarise_recipe(recipe, ranks or default_ranks(recipe), limit), screen())
+        raise NoDataset(f"{missing}; or say in dataset.planned_tokens what it is to have") from None
     plan = plan_of(recipe, manifest)
     say = patient(lambda line: print(f"plan: {line}", file=sys.stderr, flush=True))
     if samples is not None:
@@ -66,8 +73,12 @@ def plan_command(
     elif as_json:
         print(json.dumps(summary, indent=2))
     else:
-        show(summary, plan, Console(highlight=False, markup=False))
+        show(summary, plan, screen())
     return 0
+
+
+def screen() -> Console:
+    return Console(highlight=False, markup=False)
 
 
 def read_memory(text: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from data.mixture.plan import Plan
 from data.words import byte_count, change, join_words, short
 from launch.plan.drawing import draw_mixture
 from train.memory.moments import PARTS
-from train.plan.memory import memory_notes
+from train.plan.memory import memory_notes, memory_warnings
 from train.plan.ranks import grid, in_words, listed
 from train.plan.summary import shown_spans
 
@@ -24,8 +24,18 @@ ARROW = "->"  # a terminal may have no other
 
 def show(summary: Summary, plan: Plan, console: Console) -> None:
     """Print the whole summary."""
+    show_parts([heading(summary), draw_mixture(summary, plan, console), *tables(summary), last_words(summary)], console)
+
+
+def show_recipe(summary: Summary, console: Console) -> None:
+    """Print what is known without a dataset, of which `summarise_recipe` is the summary."""
+    notes = Text("\n".join([*memory_notes(summary["memory"]), *memory_warnings(summary["memory"])]))
+    show_parts([heading(summary), *rank_tables(summary), notes], console)
+
+
+def show_parts(parts: Iterable[Text | Table], console: Console) -> None:
     with console.capture() as capture:
-        for part in (heading(summary), draw_mixture(summary, plan, console), *tables(summary), last_words(summary)):
+        for part in parts:
             console.print(part, soft_wrap=isinstance(part, Text))
             console.print()
     # Rich pads lines to the width of their table, and takes a closed pipe (`| head`) for a failure of its own.
@@ -51,6 +61,10 @@ def tables(summary: Summary) -> Iterator[Table]:
         yield repeats_table(summary["domains"])
     yield spans_table(shown_spans(summary))
     yield shards_table(summary["shards"])
+    yield from rank_tables(summary)
+
+
+def rank_tables(summary: Summary) -> Iterator[Table]:
     if summary["layout"]["ranks"] > 1:
         yield ranks_table(summary["layout"])
         yield groups_table(summary["layout"])

@@ -1,0 +1,69 @@
+"""What of this machine does not fit a run, each in a sentence."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.words import byte_count
+from train.checkpoints.names import whole_checkpoints
+from train.checkpoints.size import checkpoint_bytes
+from train.recipe import Recipe
+from train.run_directory import RunDirectory
+
+SMI = "index,ecc.errors.uncorrected.volatile.total,remapped_rows.failure"  # what nvidia-smi is asked
+SMI_WITHIN = 60  # seconds
+
+
+def disk_problems(recipe: Recipe, run: RunDirectory) -> Iterator[str]:
+    """`keep_last` checkpoints stay while the next one is written."""
+    each, keep = checkpoint_bytes(recipe.model), recipe.checkpoints.keep_last
+    missing = max(1, keep + 1 - len(whole_checkpoints(run.checkpoints)))
+    folder = existing(run.path)
+    if (free := shutil.disk_usage(folder).free) < missing * each:
+        yield (
+            f"{folder} has {byte_count(free)} free, and {missing} more checkpoints of {byte_count(each)} must fit "
+            f"(checkpoints.keep_last={keep}, and one being written); make room, or set run_root"
+        )
+
+
+def existing(path: Path) -> Path:
+    """The folder, or the nearest one above that is there."""
+    return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
+
+
+def gpu_problems(ranks: int, expected: int | None = None) -> Iterator[str]:
+    """GPUs that are missing or ill."""
+    found = device_count()
+    if expected is not None and found < expected:
+        yield f"{found} of {expected} GPUs are here; `nvidia-smi` says which, and the driver's log why"
+    elif found and ranks > found:
+        yield f"-n {ranks}: there are {found} GPUs here, and each rank needs one"
+    yield from smi_problems(ask_smi())
+
+
+def device_count() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def ask_smi() -> str:
+    """Of each GPU, where nvidia-smi is there to be asked."""
+    command = ["nvidia-smi", f"--query-gpu={SMI}", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=SMI_WITHIN, check=True).stdout
+    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return ""
+
+
+def smi_problems(said: str) -> Iterator[str]:
+    """What nvidia-smi finds wrong. Of what a GPU has no count of, it says [N/A]."""
+    for line in said.splitlines():
+        gpu, errors, *failure = (word.strip() for word in line.split(","))
+        if errors.isdigit() and int(errors):
+            yield f"GPU {gpu} has had {errors} memory errors that were not corrected; reset it, or leave this host out"
+        if failure in (["Yes"], ["1"]):
+            yield f"GPU {gpu} could not remap memory that has failed; it must be replaced: leave this host out"

@@ -1,0 +1,52 @@
+"""Starting a run again after failures: how often, and after how long."""
+
+from __future__ import annotations
+
+import time
+
+from launch.say import say
+from train.run_directory import RunDirectory
+
+FAILED, STOPPED = 1, 143  # exit codes
+LONGEST_WAIT = 600  # seconds
+
+
+class Restarts:
+    """Counts failures that come one after another, no checkpoint between them.
+
+    Args:
+        limit: of restarts.
+        wait: seconds before the first one; twice as many before each further one.
+    """
+
+    def __init__(self, run: RunDirectory, limit: int, wait: int) -> None:
+        self.run = run
+        self.limit = limit
+        self.wait = wait
+        self.failures = 0
+        self.steps = run.steps_done()
+
+    def after_failure(self) -> int | None:
+        """Wait, and begin anew (None), or end with this exit code."""
+        if (steps := self.run.steps_done()) > self.steps:
+            self.failures, self.steps = 0, steps
+        self.failures += 1
+        if self.failures > self.limit:
+            say(f"failed {self.failures} times without a checkpoint between; the same command goes on from the newest")
+            return FAILED
+        wait = min(self.wait * 2 ** (self.failures - 1), LONGEST_WAIT)
+        say(f"restart {self.failures} of {self.limit} in {wait} s, from step {self.steps:,}")
+        if self.told_to_stop(wait):
+            say("stopped before the restart; the same command goes on from the newest checkpoint")
+            return STOPPED
+        return None
+
+    def told_to_stop(self, within: float) -> bool:
+        """By `brickyard launch stop`, while nothing runs."""
+        deadline = time.monotonic() + within
+        while not self.run.stop.exists():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(min(1.0, within))
+        self.run.stop.unlink(missing_ok=True)
+        return True

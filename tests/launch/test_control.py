@@ -1,0 +1,92 @@
+"""`brickyard launch status`, `logs` and `stop`, on the folder of a run."""
+
+import json
+import signal
+import subprocess
+import threading
+
+import pytest
+
+import launch.control
+from launch.cli import main
+from launch.local import Rank, Watch
+
+ROW = {"batch": 1200, "tokens": 4_915_200, "loss/cross_entropy": 3.25}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run that is in the middle."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "demo"
+    (folder / "logs").mkdir(parents=True)
+    (folder / "logs" / "rank0.log").write_text("".join(f"line {number}\n" for number in range(100)))
+    (folder / "metrics.jsonl").write_text(json.dumps({"batch": 1}) + "\n" + json.dumps(ROW) + '\n{"batch": 12')
+    return folder
+
+
+@pytest.fixture
+def slurm(run, tmp_path, monkeypatch):
+    """The run as SLURM's job 17; its commands are scripts that note their words."""
+    launch = run / "launches" / "0001"
+    launch.mkdir(parents=True)
+    (launch / "job.sh").touch()
+    (launch / "job").write_text("17")
+    for name, said in (("squeue", "RUNNING (None)"), ("scancel", "")):
+        script = tmp_path / "bin" / name
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/words; echo "{said}"\n')
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    return tmp_path / "words"
+
+
+def test_status_says_how_far_a_run_is(run, capfd):
+    assert main(["launch", "status", "demo"]) == 0
+    said = capfd.readouterr().out
+    assert "runs/demo: step 1,200, 4.92M tokens, loss 3.250, " in said
+    assert "newest checkpoint: none" in said
+    assert main(["launch", "status", str(run)]) == 0
+
+
+def test_status_asks_the_cluster(slurm, capfd):
+    assert main(["launch", "status", "demo"]) == 0
+    assert "SLURM job 17: RUNNING (None)" in capfd.readouterr().out
+
+
+def test_logs_end_with_the_last_lines(run, capfd):
+    assert main(["launch", "logs", "-n", "2", "demo"]) == 0
+    assert capfd.readouterr().out == "line 98\nline 99\n"
+    assert main(["launch", "logs", "--rank", "7", "demo"]) == 2
+    assert "rank7.log: no such log (there: rank0.log)" in capfd.readouterr().err
+
+
+def test_stop_cancels_a_job(slurm, capfd):
+    assert main(["launch", "stop", "demo"]) == 0
+    assert "SLURM job 17: every rank saves" in capfd.readouterr().out
+    assert slurm.read_text().splitlines()[-1] == "scancel 17"
+
+
+def test_stop_is_heeded_by_a_launcher(run, capfd):
+    rank = subprocess.Popen(["sleep", "600"])
+    watch = Watch([Rank(0, rank.pid, run / "logs" / "rank0.log", 0)], run / "stop")
+    codes = []
+    stopping = threading.Thread(target=lambda: codes.append(main(["launch", "stop", "demo"])))
+    stopping.start()
+    watch.until_ended()
+    stopping.join()
+    assert codes == [0] and watch.ranks[0].code == -signal.SIGTERM
+    assert not (run / "stop").exists()
+
+
+def test_stop_says_when_nobody_heeds_it(run, capfd, monkeypatch):
+    monkeypatch.setattr(launch.control, "HEEDED_WITHIN", 0.3)
+    assert main(["launch", "stop", "demo"]) == 2
+    assert "no launcher has heeded it" in capfd.readouterr().err
+    assert not (run / "stop").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "stop"])
+def test_a_run_that_is_not_there_is_said(run, capfd, command):
+    assert main(["launch", command, "dmeo"]) == 2
+    assert "no such run: runs/dmeo" in capfd.readouterr().err

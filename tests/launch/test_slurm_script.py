@@ -1,0 +1,103 @@
+"""The script that `brickyard launch slurm` submits, and the mistakes that it finds first. No SLURM is needed."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launch.cli import main
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parent / "slurm_job.sh"
+CLUSTER = """\
+nodes: 4
+ranks_per_node: 8
+gpus_per_node: 8
+cpus_per_rank: 12
+partition: train
+account: llm
+time: "1-00:00:00"
+options: [--exclusive]
+setup: [module load cuda]
+environment: {NCCL_DEBUG: WARN, MOTTO: two words}
+python: /shared/venv/bin/python
+"""
+
+
+@pytest.fixture
+def launch(launch_on):
+    def run(cluster=CLUSTER, *more):
+        return launch_on("slurm", cluster, *more)
+
+    return run
+
+
+def test_a_dry_run_prints_the_job_and_does_nothing(launch, tmp_path, capfd):
+    assert launch(CLUSTER, "--dry-run") == 0
+    script = capfd.readouterr().out
+    assert script.replace(str(tmp_path), "/shared") == GOLDEN.read_text()
+    assert not (tmp_path / "runs").exists()
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+
+
+def test_what_is_submitted_is_what_the_dry_run_prints(launch, tmp_path, capfd, monkeypatch):
+    """`sbatch` is a script that keeps what it is given."""
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(f'#!/bin/sh\ncp "$2" {tmp_path}/submitted; echo 17\n')
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(sbatch.parent), prepend=":")
+    assert launch(CLUSTER, "--dry-run") == 0
+    printed = capfd.readouterr().out
+    assert launch() == 0
+    assert (tmp_path / "submitted").read_text() == printed
+    folder = tmp_path / "runs" / "a run" / "launches" / "0001"
+    assert (folder / "job").read_text() == "17"
+    assert (folder / "code" / "launch" / "local.py").read_text() == (ROOT / "launch" / "local.py").read_text()
+    assert "run_name: a run" in (folder / "recipe.yaml").read_text()
+    kept = [file.read_text() for file in folder.rglob("*") if file.is_file() and "code" not in file.parts]
+    assert not any("not-to-be-seen" in text for text in [printed, *kept])
+    assert launch(CLUSTER, "--dry-run") == 0
+    assert "launches/0002" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("nodes: 4", "nodes: 0", "cluster.yaml:1: nodes: expected 1 or more, found 0"),
+        ("nodes: 4", "nodes: 3", "number of ranks (24), found 32"),
+        ("ranks_per_node: 8", "ranks_per_node: 9", "ranks_per_node: expected at most gpus_per_node (8), found 9"),
+        ('"1-00:00:00"', "24:00:00", 'time: expected hours or days in quotes, such as "24:00:00"'),
+        ("NCCL_DEBUG", "WANDB_API_KEY", "environment.WANDB_API_KEY: may be a secret"),
+        ("[--exclusive]", "[-x]", "options[0]: expected an option of sbatch"),
+        ("partition", "partitions", "partitions: no such key; did you mean partition?"),
+    ],
+)
+def test_mistakes_are_said_and_nothing_is_submitted(launch, tmp_path, capfd, before, after, said):
+    assert launch(CLUSTER.replace(before, after)) == 2
+    assert said in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_where_there_is_no_slurm_it_says_so(launch, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert launch() == 2
+    assert "sbatch is not here" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--nodes", "2"], "expected --master HOST:PORT too"),
+        (
+            ["--nodes", "2", "--node-rank", "2", "--master", "a:1"],
+            "--node-rank: expected a number from 0 to 1, found 2",
+        ),
+        (["--nodes", "2", "--master", "a"], "--master: expected HOST:PORT, found a"),
+    ],
+)
+def test_a_node_is_one_of_several(write_run, capfd, monkeypatch, options, said):
+    monkeypatch.setenv("RANK", "0")
+    recipe = write_run({"web": [1000]}, [{"at": "0tok", "weights": {"web": 1}}])
+    assert main(["launch", "local", *options, "-n", "1", str(recipe)]) == 2
+    assert said in capfd.readouterr().err
