@@ -102,8 +102,9 @@ def train(name: str, seed: int, steps: int) -> dict[str, float]:
     if done.returncode:
         raise SystemExit(f"curriculum_pays: {run_name} ended with code {done.returncode}:\n{done.stdout[-2000:]}")
     rows = [json.loads(line) for line in (Path(RUNS) / run_name / "metrics.jsonl").read_text().splitlines()]
-    last = [row for row in rows if any(key.startswith("eval/") for key in row)][-1]
-    return {key.split("/")[1]: value for key, value in last.items() if key.startswith("eval/")}
+    last = [row for row in rows if "eval/loss/cross_entropy" in row][-1]
+    prefix = "eval/domain/loss/"
+    return {key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)}
 
 
 def show(losses: Losses, steps: int) -> None:

@@ -34,9 +34,11 @@ from train.checkpoints.contents import Contents, dataset_tokenizer
 from train.console import Console
 from train.history import continue_run
 from train.inputs import read_run
+from train.parallel import device_of_rank
 from train.recipe import Recipe
 from train.run import build_trainer, quieten
 from train.run_directory import RunDirectory
+from train.step_clock import StepClock
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = Path("yamls/demo/pretrain.yaml")
@@ -128,7 +130,7 @@ def train_beside(recipe: Recipe, manifest: Manifest) -> list[tuple[Reading, Read
     console = Console(recipe.interval_steps(recipe.log_interval), recipe.steps, plan.domains)
     quieten()
     dist.initialize_dist(build_device())
-    trainer = build_trainer(recipe, manifest, plan, history, run, None, contents, console)
+    trainer = build_trainer(recipe, manifest, plan, history, run, None, contents, console, StepClock(device_of_rank()))
     beside = Beside()
     trainer.state.callbacks.append(beside)
     try:

@@ -1,5 +1,6 @@
-"""What do the statistics of every step cost? Loss and tokens by domain, routing by layer, domain and expert, and their
-reduction over the ranks, against the optimizer step that they are taken of.
+"""What do the statistics of every step cost? Loss and tokens by domain, routing by layer, domain and expert, the
+experts' health, their reduction over the ranks, and the marks of the step's clock, against the optimizer step that they
+are taken of.
 
     .venv/bin/python benchmarks/step_statistics.py [KEY=VALUE ...]
 
@@ -30,8 +31,10 @@ from train.callbacks.routing import RoutingSum
 from train.callbacks.statistics import sum_over_ranks
 from train.curriculum.build import build_plan
 from train.inputs import read_run
+from train.moe_health import moe_health
 from train.optim import build_optimizer
 from train.recipe import Recipe
+from train.step_clock import PARTS, StepClock
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = Path("yamls/demo/pretrain.yaml")
@@ -90,20 +93,24 @@ def training_step(model: DbrxComposerModel, recipe: Recipe, batch: Batch) -> Cal
 
 
 def step_statistics(model: DbrxComposerModel, batch: Batch) -> Callable[[], None]:
-    """All that is done for them in a step: count, add up, reduce, hand to the model, add to the routing's."""
+    """All that is done for them in a step: count, add up, reduce, hand to the model, add to the routing's; and time."""
     outputs = model(batch)
     targets = model.targets(batch)
-    losses = {name: loss.detach() for name, loss in model.loss(outputs, batch).items()}
-    routing_losses = {name: losses[name] for name in ("load_balancing", "router_z") if name in losses}
+    load_balancing = model.loss(outputs, batch)["load_balancing"].detach()
     routing = RoutingSum()
+    clock = StepClock(batch["tokens"].device)
 
     def take() -> None:
         model.step_statistics.clear()
-        seen = microbatch_statistics(outputs, targets, batch["domain"], len(model.domains), **routing_losses)
+        seen = microbatch_statistics(outputs, targets, batch["domain"], len(model.domains), load_balancing)
         model.step_statistics.add(seen)
         summed = sum_over_ranks(model.step_statistics)
         model.finish_step(summed)
         routing.add(summed.tokens_by_layer_domain_expert)
+        moe_health(summed, model.config.ffn_config.moe_top_k)
+        for part in PARTS:
+            clock.mark(part)
+        clock.take()
 
     return take
 

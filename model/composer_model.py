@@ -79,7 +79,9 @@ class DbrxComposerModel(ComposerModel):
             cross_entropy = cross_entropy * counted_B.mean().float()
         losses = {"cross_entropy": cross_entropy, **routing_losses}
         self.step_statistics.add(
-            microbatch_statistics(outputs, targets_BT, batch["domain"], len(self.domains), **routing_losses)
+            microbatch_statistics(
+                outputs, targets_BT, batch["domain"], len(self.domains), routing_losses["load_balancing"]
+            )
         )
         return {"total": torch.stack([*losses.values()]).sum(), **losses}
 
@@ -111,7 +113,8 @@ class DbrxComposerModel(ComposerModel):
             balancing = ffn.moe_loss_weight * statistics.spread_loss(ffn.moe_top_k, ffn.moe_loss_per_layer)
         losses = {"cross_entropy": statistics.cross_entropy, "load_balancing": balancing}
         if ffn.moe_zloss_weight:
-            losses["router_z"] = statistics.router_z
+            router_z_L = statistics.over_tokens(statistics.router_z_sum_by_layer, ffn.moe_top_k)
+            losses["router_z"] = ffn.moe_zloss_weight * router_z_L.mean()
         return {"total": torch.stack([*losses.values()]).sum(), **losses}
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from model.config import ModelConfig
 
 
 class Routing(NamedTuple):
-    """What one layer's router decided."""
+    """What one layer's router decided, and what its experts made of it."""
 
     logits_NE: Tensor  # fp32
     probabilities_NE: Tensor  # fp32, softmax of the logits
@@ -18,6 +18,7 @@ class Routing(NamedTuple):
     experts_NK: Tensor  # int64, the chosen experts
     tokens_per_expert_E: Tensor  # int64, sums to N * K
     mean_probability_E: Tensor  # fp32, of each expert over the tokens
+    computed: Tensor | None = None  # int64 scalar, slots that this rank's experts computed; they come after the router
 
 
 class Router(nn.Module):

@@ -23,9 +23,11 @@ class StepStatistics:
     loss_sum_by_domain: Tensor  # fp64 [M], cross-entropy over the counted targets
     tokens_by_domain: Tensor  # int64 [M], counted targets
     load_balancing_sum: Tensor  # fp64 scalar, weighted loss times the microbatch's samples: Composer's weighting
-    router_z_sum: Tensor  # fp64 scalar, likewise
+    router_z_sum_by_layer: Tensor  # fp64 [L], squared log-sum-exp of the router's logits, over tokens
+    router_entropy_sum_by_layer: Tensor  # fp64 [L], of the router's probabilities, over tokens
     probability_sum_by_layer_expert: Tensor  # fp64 [L, E], of the router, over tokens
     tokens_by_layer_domain_expert: Tensor  # int64 [L, M, E], slots: each of the B * T tokens counts K times
+    computed_by_layer: Tensor  # int64 [L], slots that this rank's experts computed, whichever rank they came from
 
     @classmethod
     def zeros(cls, n_domains: int, n_layers: int, n_experts: int) -> "StepStatistics":
@@ -35,9 +37,11 @@ class StepStatistics:
             loss_sum_by_domain=torch.zeros(n_domains, dtype=torch.float64),
             tokens_by_domain=torch.zeros(n_domains, dtype=torch.int64),
             load_balancing_sum=torch.zeros((), dtype=torch.float64),
-            router_z_sum=torch.zeros((), dtype=torch.float64),
+            router_z_sum_by_layer=torch.zeros(n_layers, dtype=torch.float64),
+            router_entropy_sum_by_layer=torch.zeros(n_layers, dtype=torch.float64),
             probability_sum_by_layer_expert=torch.zeros(n_layers, n_experts, dtype=torch.float64),
             tokens_by_layer_domain_expert=torch.zeros(n_layers, n_domains, n_experts, dtype=torch.int64),
+            computed_by_layer=torch.zeros(n_layers, dtype=torch.int64),
         )
 
     @property
@@ -56,9 +60,14 @@ class StepStatistics:
         return self.load_balancing_sum / self.samples
 
     @property
-    def router_z(self) -> Tensor:
-        """fp64 scalar: the weighted router z-loss, exact for any microbatches; nan if there are no samples."""
-        return self.router_z_sum / self.samples
+    def dropped_by_layer(self) -> Tensor:
+        """int64 [L]: slots that the routers gave out and no expert computed. Of one rank it says nothing: slots travel;
+        over all ranks it is 0, for the experts are dropless."""
+        return self.tokens_by_layer_expert.sum(dim=1) - self.computed_by_layer
+
+    def over_tokens(self, sum_by_layer: Tensor, top_k: int) -> Tensor:
+        """fp64 [L]: a sum over tokens as a mean over them; nan if there are none."""
+        return sum_by_layer * top_k / self.tokens_by_layer_expert.sum(dim=1)
 
     def spread_loss(self, top_k: int, per_layer: bool) -> Tensor:
         """fp64 scalar: the unweighted load-balancing loss of all tokens together, exact; nan if there are none."""
@@ -85,23 +94,24 @@ def microbatch_statistics(
     domain_B: Tensor,
     n_domains: int,
     load_balancing: Tensor,
-    router_z: Tensor | None = None,
 ) -> StepStatistics:
-    """One microbatch's sums. `load_balancing` and `router_z` are its weighted losses, None standing for 0. No host
-    synchronisation on a GPU."""
+    """One microbatch's sums. `load_balancing` is its weighted loss. No host synchronisation on a GPU."""
     assert outputs.token_loss is not None
     samples = torch.tensor(len(domain_B), device=domain_B.device)
     loss_B = outputs.token_loss.loss_BT.sum(dim=1, dtype=torch.float64)
     tokens_B = (targets_BT != IGNORED).sum(dim=1)
     sums_M2 = loss_B.new_zeros(n_domains, 2).index_add_(0, domain_B, torch.stack([loss_B, tokens_B.double()], dim=1))
+    router_z_L, entropy_L = torch.stack([_router_sums(r) for r in outputs.routings], dim=1)
     return StepStatistics(
         samples=samples,
         loss_sum_by_domain=sums_M2[:, 0],
         tokens_by_domain=sums_M2[:, 1].long(),
         load_balancing_sum=load_balancing.double() * samples,
-        router_z_sum=sums_M2.new_zeros(()) if router_z is None else router_z.double() * samples,
+        router_z_sum_by_layer=router_z_L,
+        router_entropy_sum_by_layer=entropy_L,
         probability_sum_by_layer_expert=_probability_sums(outputs.routings),
         tokens_by_layer_domain_expert=_slots(outputs.routings, domain_B, n_domains),
+        computed_by_layer=torch.stack([_computed(r) for r in outputs.routings]),
     )
 
 
@@ -117,3 +127,18 @@ def _slots(routings: Sequence[Routing], domain_B: Tensor, n_domains: int) -> Ten
 def _probability_sums(routings: Sequence[Routing]) -> Tensor:
     """fp64 [L, E], over the microbatch's tokens."""
     return torch.stack([r.mean_probability_E for r in routings]).double() * len(routings[0].logits_NE)
+
+
+def _router_sums(routing: Routing) -> Tensor:
+    """fp64 [2], over the microbatch's tokens: squared log-sum-exp of the logits, and entropy of their softmax in nats.
+
+    Layer by layer, because all layers' logits in one tensor would be one more copy of them where memory is fullest.
+    """
+    log_sum_N = routing.logits_NE.logsumexp(dim=-1)
+    entropy_N = log_sum_N - torch.linalg.vecdot(routing.probabilities_NE, routing.logits_NE)
+    return torch.stack([log_sum_N.square(), entropy_N]).sum(dim=1, dtype=torch.float64)
+
+
+def _computed(routing: Routing) -> Tensor:
+    assert routing.computed is not None, "experts come after their router"
+    return routing.computed

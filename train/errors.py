@@ -8,6 +8,10 @@ class RecipeError(Exception):
     """A user's mistake, in one sentence: what, where, and what was expected. Ends with exit code 2, no traceback."""
 
 
+class NoDataset(RecipeError):
+    """There is no dataset where the recipe says."""
+
+
 class CurriculumError(RecipeError):
     """A curriculum that does not fit the dataset: the recipe's key, and what is wrong with it."""
 

@@ -6,6 +6,7 @@ Nothing is ever taken out: steps that a killed run makes again may say the same 
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from train.callbacks.metrics_file import iterate_rows
 from train.run_directory import RunDirectory, write_whole
 
-ROLLBACK = "rollback"
+ROLLBACK, START, SAVED = "rollback", "start", "saved"
+_WRITING = threading.Lock()  # saves end in a thread of their own
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,9 @@ class Rollback:
 def record(run: RunDirectory, event: str, **details: Any) -> None:
     """Add an event; it is there whole or not at all."""
     row = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **details}
-    rows = [*iterate_rows(run.events), row]
-    write_whole(run.events, "".join(f"{json.dumps(row)}\n" for row in rows))
+    with _WRITING:
+        rows = [*iterate_rows(run.events), row]
+        write_whole(run.events, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def record_rollback(run: RunDirectory, rollback: Rollback, **details: Any) -> None:

@@ -31,6 +31,9 @@ class DatasetConfig:
     num_workers: int = 1  # dataloader worker processes for each rank
     predownload: int | None = None  # samples that each worker fetches ahead; null: 512, and 8 batches at least
     cache_limit: str | None = None  # such as 200gb: training shards on one machine; the oldest are deleted; null: none
+    # Training tokens that each domain is to have, such as {web: 8Ttok}: while `path` holds no manifest,
+    # `brickyard plan` counts with these.
+    planned_tokens: dict[str, str] = field(default_factory=dict)
 
     def problems(self) -> Iterator[Problem]:
         if self.remote is not None and self.remote.rstrip("/") in ("", self.path.rstrip("/")):
@@ -40,6 +43,9 @@ class DatasetConfig:
             yield "num_workers", f"expected 0 or more, found {self.num_workers}"
         if self.predownload is not None and self.predownload < 1:
             yield "predownload", f"expected 1 or more, found {self.predownload}"
+        for domain, tokens in self.planned_tokens.items():
+            if not readable_time(tokens) or parse_time(tokens).unit != "tok" or not parse_time(tokens).value:
+                yield f"planned_tokens.{domain}", f"expected a number of tokens such as 1.5Ttok, found {tokens}"
 
     @property
     def cache_bytes(self) -> int | None:
@@ -187,11 +193,22 @@ class ProfileConfig:
 class WandbConfig:
     """Weights & Biases. Offline runs are written under the run directory; `wandb sync` sends them later."""
 
-    mode: Literal["offline", "online", "disabled"] = "offline"
+    mode: Literal["auto", "offline", "online", "disabled"] = "auto"  # auto: WANDB_MODE, else online if it has a key
     project: str = "brickyard"
     entity: str | None = None
     group: str | None = None
+    job_type: str = "pretrain"
     tags: list[str] = field(default_factory=list)
+    notes: str | None = None  # shown with the run; Markdown
+
+
+@dataclass
+class MlflowConfig:
+    """MLflow, beside or in place of W&B."""
+
+    experiment: str = "brickyard"
+    # Such as http://host:5000; null: what MLFLOW_TRACKING_URI says, or else files under the run directory.
+    tracking_uri: str | None = None
 
 
 @dataclass
@@ -225,6 +242,8 @@ class Recipe:
     on_spike: SpikeConfig = field(default_factory=SpikeConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    tensorboard: bool = False  # also write event files into RUN/tensorboard
+    mlflow: MlflowConfig | None = None  # {}: also log to MLflow; null: don't
     profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def problems(self) -> Iterator[Problem]:

@@ -6,7 +6,9 @@ import gc
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -35,21 +37,24 @@ from train.callbacks.metrics_file import MetricsFile
 from train.callbacks.profile import Profile
 from train.callbacks.randomness import StepSeed
 from train.callbacks.spikes import GoBack, SpikeGuard
+from train.callbacks.step_times import StepTimes
 from train.callbacks.steps import StepRecorder
 from train.callbacks.stop import StopOnSignal, end_workers
 from train.callbacks.watchdog import Watchdog
 from train.checkpoints.checkpointer import Checkpointer
 from train.checkpoints.contents import Contents, dataset_tokenizer
 from train.checkpoints.loading import load_checkpoint
-from train.checkpoints.names import newest_checkpoint, steps_of
-from train.checkpoints.remote import RemoteRun, fetch_run
+from train.checkpoints.names import name_of, newest_checkpoint, steps_of
+from train.checkpoints.remote import CHECKPOINTS, RemoteRun, fetch_run
 from train.checkpoints.retention import Retention
 from train.checkpoints.verify import newest_good_checkpoint
 from train.checkpoints.weights import load_weights
 from train.clipping import GradientClipping
 from train.console import Console
 from train.counted_targets import CountTargets
-from train.events import record
+from train.dashboard import Dashboard, alert
+from train.events import SAVED, START, record
+from train.exchange_times import timed_exchanges
 from train.history import History, continue_run
 from train.initial_weights import weights_to_begin_with
 from train.layout import Layout
@@ -59,7 +64,9 @@ from train.plan.summary import summarise
 from train.reader import to_yaml
 from train.recipe import Recipe
 from train.run_directory import RunDirectory
+from train.step_clock import StepClock
 from train.temporary_folder import own_temporary_folder
+from train.throughput import Throughput
 from train.together import together
 from train.wandb_run import WandbRun
 
@@ -93,6 +100,7 @@ def fit(
     if dist.get_global_rank() == 0:
         if changes := run.changes(recipe):
             record(run, "recipe changed", step=run.steps_done(), changes=[str(change) for change in changes])
+        record(run, START, step=run.steps_done(), ranks=dist.get_world_size())
         run.describe(
             recipe, manifest, summarise(recipe, manifest, plan, dist.get_world_size(), say=patient(console.say))
         )
@@ -103,15 +111,19 @@ def fit(
         f"ranks: {dist.get_world_size()}, device: {build_device()}"
     )
     quieten()
+    clock = StepClock(device_of_rank())
     with ExitStack() as at_the_end, together():
+        if recipe.parallel.expert_parallel > 1:
+            at_the_end.enter_context(timed_exchanges(clock))
         at_the_end.callback(end_workers)
+        at_the_end.callback(console.close)
         with warnings.catch_warnings(record=True):  # Composer's, that an attribute which it asks for is old
-            trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, contents, console)
+            trainer = build_trainer(recipe, manifest, plan, history, run, checkpoint, contents, console, clock)
         at_the_end.callback(trainer.engine.close)  # not trainer.close, which waits for ranks that may be gone
         if checkpoint:
             load_checkpoint(trainer.state, checkpoint)
         train_to_the_end(trainer)
-    console.say(f"done: {steps:,} steps; the run is in {run.path}")
+    console.done(run.path)
 
 
 def train_to_the_end(trainer: Trainer) -> None:
@@ -134,6 +146,7 @@ def build_trainer(
     checkpoint: Path | None,
     contents: Contents,
     console: Console,
+    clock: StepClock,
 ) -> Trainer:
     """Composer's trainer with everything that the recipe asks for; `checkpoint` says what it will be loaded from."""
     model = build_model(recipe, manifest, plan)
@@ -149,10 +162,12 @@ def build_trainer(
         load_weights(model, weights)
     elif checkpoint is None:
         initialise(model.model, recipe.model, recipe.seed)
+    dashboards = open_dashboards(recipe, run)
     clipping = GradientClipping(recipe.optimizer.clip_norm, parts_of(model))
     profiles = [Profile(run.path / "profile", recipe.profile, console)] if recipe.profile.steps else []
     audits = [AuditRecorder(run.path / FOLDER, plan, recipe.global_train_batch_size)] if recipe.audit else []
-    watchdog = Watchdog(1.2 * recipe.dist_timeout)  # who waits for another says so first
+    patience = 1.2 * recipe.dist_timeout  # who waits for another says so first
+    watchdog = Watchdog(patience, alert=partial(alert, dashboards))
     checkpointer = Checkpointer(
         run.checkpoints,
         recipe.interval_steps(recipe.save_interval),
@@ -164,15 +179,19 @@ def build_trainer(
         say=console.say,
         before_save=[recorder.flush for recorder in audits],
         while_waiting=watchdog.rewind,
+        stall=lambda: clock.during("checkpoint"),
+        saved=partial(note_save, recipe, run, dashboards),
     )
-    guard = SpikeGuard(recipe, plan, model, clipping, checkpointer, run, console)
+    guard = SpikeGuard(recipe, plan, model, clipping, checkpointer, run, console, alert=partial(alert, dashboards))
     recorder = StepRecorder(
         plan,
         model,
         guard,
         clipping,
+        clock,
+        Throughput.of(recipe, dist.get_world_size()),
         MetricsFile(run.metrics),
-        open_wandb(recipe, run),
+        dashboards,
         console,
         norm_interval=recipe.interval_steps(recipe.log_interval),
         routing_interval=recipe.interval_steps(recipe.eval_interval),
@@ -187,6 +206,7 @@ def build_trainer(
         algorithms=[CountTargets(model), clipping],
         callbacks=[
             *profiles,
+            StepTimes(clock),
             StepSeed(recipe.seed),
             LearningRate(recipe),
             guard,
@@ -209,12 +229,30 @@ def build_trainer(
     )
 
 
-def open_wandb(recipe: Recipe, run: RunDirectory) -> WandbRun | None:
-    """The run in W&B, on rank 0."""
+def open_dashboards(recipe: Recipe, run: RunDirectory) -> list[Dashboard]:
+    """Those that the recipe asks for, on rank 0. Of TensorBoard and MLflow nothing is imported unless it does."""
     if dist.get_global_rank() != 0:
-        return None
+        return []
     config = yaml.safe_load(to_yaml(recipe))
-    return WandbRun(recipe.wandb, recipe.run_name, run.wandb_id(), run.path, config)
+    dashboards: list[Dashboard] = [WandbRun(recipe, run, config)]
+    if recipe.tensorboard:
+        from train.tensorboard_run import TensorboardRun
+
+        dashboards.append(TensorboardRun(run.path / "tensorboard", to_yaml(recipe)))
+    if recipe.mlflow is not None:
+        from train.mlflow_run import MlflowRun
+
+        dashboards.append(MlflowRun(recipe.mlflow, recipe.run_name, run.path, config))
+    return dashboards
+
+
+def note_save(recipe: Recipe, run: RunDirectory, dashboards: Sequence[Dashboard], step: int, seconds: float) -> None:
+    """A checkpoint is one of the run's events, and every dashboard leads to where it is kept."""
+    record(run, SAVED, step=step, seconds=round(seconds, 3))
+    remote, name = recipe.checkpoints.remote, name_of(step)
+    address = f"{remote.rstrip('/')}/{recipe.run_name}/{CHECKPOINTS}/{name}" if remote else ""
+    for dashboard in dashboards:
+        dashboard.saved(address or (run.checkpoints / name).resolve().as_uri(), step)
 
 
 def say(line: str) -> None:

@@ -50,6 +50,15 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def stop(self) -> Path:
+        """A file that asks whoever launched the run to have it saved and ended."""
+        return self.path / "stop"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
     def wandb_id(self) -> str:
         """The run's id in W&B: made once, kept for every time the run goes on."""
         path = self.path / "wandb_id"

@@ -10,8 +10,10 @@ class Experts(nn.Module):
     Every token reaches every expert that it chose; none is dropped.
     """
 
-    def forward(self, x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor) -> Tensor:
-        """Returns y_ND, the weighted sum of the chosen experts' outputs for each token, in the dtype of x_ND.
+    def forward(self, x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns y_ND, the weighted sum of the chosen experts' outputs for each token, in the dtype of x_ND, and
+        how many slots (token-expert pairs) the experts here have computed, counted where they compute: an int64 scalar
+        on the device of x_ND. Without expert parallelism those are all of experts_NK, with it those that came here.
 
         experts_NK are distinct for a token. Differentiable with respect to x_ND, weights_NK and the parameters. With
         expert parallelism it is a collective: every rank of the mesh calls it, each with its own tokens.

@@ -59,17 +59,26 @@ class MegaBlocksExperts(ParallelDroplessMLP, Experts):
             self.args.moe_expert_model_parallelism = True
             self.args.expert_parallel_group = ep_mesh.get_group()
 
-    def forward(self, x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor
+    ) -> tuple[Tensor, Tensor]:
         _expect_countable(experts_NK.numel(), x_ND.shape[1])
         parallel = self.args.moe_expert_model_parallelism
         compute = self.parallel_forward_once if parallel else self.forward_once
         with without_autocast(x_ND):
-            y_ND, _ = compute(x_ND[None], weights_NK.to(x_ND.dtype), experts_NK)
-        return y_ND
+            y_ND, sent_E = compute(x_ND[None], weights_NK.to(x_ND.dtype), experts_NK)
+        computed_E = self.mlp.computed_E if isinstance(self.mlp, _GroupedGLU) else sent_E
+        return y_ND, computed_E.sum(dtype=torch.int64).to(x_ND.device, non_blocking=True)
 
 
 class _GroupedGLU(GroupedGLU):
-    """MegaBlocks' GLU on a grouped GEMM, with token counts left where they are and SwiGLU fused."""
+    """MegaBlocks' GLU on a grouped GEMM, with token counts left where they are and SwiGLU fused.
+
+    computed_E: the rows of each expert in the last forward pass. The package lies between this and `MegaBlocksExperts`,
+    so that they can't be returned to it.
+    """
+
+    computed_E: Tensor
 
     def __init__(self, arguments: Arguments, gemm: GroupedGemm) -> None:
         super().__init__(arguments)
@@ -79,6 +88,7 @@ class _GroupedGLU(GroupedGLU):
         _expect_countable(*x_SD.shape)  # there may be more of them here than were sent
         weights_EFD = local_experts(self, self.args.moe_num_experts, x_SD.dtype)
         groups = self.gemm.groups(tokens_per_expert_E, x_SD.device)
+        self.computed_E = tokens_per_expert_E
         return _GroupedSwiGLU.apply(x_SD, *weights_EFD, groups, self.gemm.multiply)
 
 

@@ -40,17 +40,20 @@ class TorchExperts(Experts):
         shard_experts(self.mlp, ep_mesh, self.n_experts)
         self.ep_group = ep_mesh.get_group() if ep_mesh.size() > 1 else None
 
-    def forward(self, x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor) -> Tensor:
+    def forward(self, x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor) -> tuple[Tensor, Tensor]:
         weights_EFD = local_experts(self.mlp, self.n_experts, x_ND.dtype)
         slots = sort_slots(experts_NK, self.n_experts)
 
+        computed = experts_NK.new_zeros(())
+
         def compute(x: Tensor, here: Slots) -> Tensor:
+            computed.fill_(here.ends[-1])
             return _GroupedGLU.apply(x, *weights_EFD, here.rows(), here.place_NK, here.ends)
 
         with without_autocast(x_ND):
             group = self.ep_group
             out_SD = compute(x_ND, slots) if group is None else compute_remotely(x_ND, slots, compute, group)
-            return combine(out_SD, weights_NK.to(x_ND.dtype), slots)
+            return combine(out_SD, weights_NK.to(x_ND.dtype), slots), computed
 
 
 class _GroupedGLU(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 import random
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -87,6 +88,17 @@ def forward_and_gradients(compute, drawn, parameters) -> list[Tensor]:
     output = compute(x, weights, experts)
     gradients = torch.autograd.grad(output, [x, weights, *parameters], grad.to(output.dtype))
     return [t.double() for t in (output.detach(), *gradients)]
+
+
+def output_of(experts: Experts) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Their output alone, where every slot of a call was computed here."""
+
+    def compute(x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor) -> Tensor:
+        y_ND, computed = experts(x_ND, weights_NK, experts_NK)
+        assert computed.dtype == torch.int64 and computed == experts_NK.numel()
+        return y_ND
+
+    return compute
 
 
 def expected(case: Case, parameters: list[Tensor], seed: int = 0) -> list[Tensor]:

@@ -62,7 +62,10 @@ def _rank(rank: int, ranks: Ranks, folder: Path) -> None:
         fully_shard(experts, mesh=mesh["efsdp"])
     x, weights, chosen, grad = draw(ranks.cases[rank], seed=rank)
     x.requires_grad_(), weights.requires_grad_()
-    output = experts(x, weights, chosen)
+    output, computed = experts(x, weights, chosen)
+    lost = chosen.numel() - computed
+    dist.all_reduce(lost)  # over all ranks none, though a rank computes what others send
+    assert lost == 0
     output.backward(grad)
     gradients = [p.grad.full_tensor() for p in experts.parameters()]
     mine = [t.double() for t in (output.detach(), x.grad, weights.grad, *gradients)]

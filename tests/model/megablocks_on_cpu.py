@@ -22,7 +22,8 @@ PACKAGE = ["uneven and empty", "one expert gets everything", "one token", "rando
 def against_the_loop(case: Case, gemm: str = "auto") -> float:
     experts = expert_cases.built(case, "megablocks", gemm)
     parameters = list(experts.parameters())
-    got = expert_cases.forward_and_gradients(experts, expert_cases.draw(case), parameters)
+    compute = expert_cases.output_of(experts)
+    got = expert_cases.forward_and_gradients(compute, expert_cases.draw(case), parameters)
     return expert_cases.worst_error(got, expert_cases.expected(case, parameters))
 
 
@@ -67,7 +68,7 @@ def compiled_grouped_gemm() -> float:
 
 
 def bfloat16_under_autocast() -> torch.dtype:
-    experts = expert_cases.built(CASES["even"], "megablocks")
+    experts = expert_cases.output_of(expert_cases.built(CASES["even"], "megablocks"))
     x, weights, chosen, grad = expert_cases.draw(CASES["even"])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low = experts(x.bfloat16(), weights, chosen)

@@ -77,6 +77,8 @@ def _second_step(model: DbrxComposerModel, microbatches: int, part: slice = slic
     statistics = _step(model, second, microbatches)
     found = {name: getattr(p.grad, "full_tensor", lambda g=p.grad: g)() for name, p in model.named_parameters()}
     found |= {f"loss {name}": loss for name, loss in model.step_losses(statistics).items()}
+    found |= {"entropy": statistics.router_entropy_sum_by_layer, "computed": statistics.computed_by_layer}
+    assert not statistics.dropped_by_layer.any()
     model.finish_step(statistics)
     return found | {f"state {name}": buffer.clone() for name, buffer in model.named_buffers()}
 

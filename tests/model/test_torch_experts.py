@@ -15,13 +15,14 @@ def test_forward_and_gradients(name, dtype, tolerance):
     wanted = expert_cases.expected(case, list(experts.parameters()))
     x, weights, chosen, grad = expert_cases.draw(case)
     parameters = list(experts.to(dtype).parameters())
-    got = expert_cases.forward_and_gradients(experts, (x.to(dtype), weights.to(dtype), chosen, grad), parameters)
+    drawn = (x.to(dtype), weights.to(dtype), chosen, grad)
+    got = expert_cases.forward_and_gradients(expert_cases.output_of(experts), drawn, parameters)
     assert expert_cases.worst_error(got, wanted) < tolerance
 
 
 def test_bfloat16_under_autocast():
     case = expert_cases.CASES["even"]
-    experts = expert_cases.built(case, "torch")
+    experts = expert_cases.output_of(expert_cases.built(case, "torch"))
     x, weights, chosen, _ = expert_cases.draw(case)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low = experts(x.bfloat16(), weights, chosen)

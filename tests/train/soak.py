@@ -19,9 +19,9 @@ from typing import Any
 from workshop import make_workshop
 
 from launch.cli import main
-from train.callbacks.metrics_file import iterate_rows
 from train.checkpoints.names import newest_checkpoint, steps_of
 
+from metric_rows import step_rows
 from processes import Prepare, brickyard, die_while_saving, finish, start
 
 INTERVAL = 2  # steps between two saves
@@ -35,7 +35,6 @@ RECIPE = (
     "model.ffn_config.moe_loss_scope=global_batch",
 )
 WITHOUT_CHANCE = ("model.resid_pdrop=0", "model.ffn_config.moe_jitter_eps=0")  # which each rank draws for itself
-TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
 Say = Callable[[str], None]
 
 
@@ -146,11 +145,6 @@ def saved_steps(run: Path) -> int:
     return steps_of(newest) if newest else 0
 
 
-def step_rows(run: Path) -> list[dict[str, Any]]:
-    rows = [row for row in iterate_rows(run / "metrics.jsonl") if "loss/train/total" in row]
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
-
-
 def wait_for_step(run: Path, step: int, ranks: Sequence[BaseProcess]) -> None:
     """Until some step from this one on is in the file of the run as it goes on now."""
     file, begin = run / "metrics.jsonl", time.time()
@@ -172,7 +166,11 @@ def worst_differences(rows: list[dict[str, Any]], others: list[dict[str, Any]]) 
     routed_alike = True
     for row, other in zip(rows, others, strict=True):
         routed_alike &= row["moe/tokens_per_expert"] == other["moe/tokens_per_expert"]
-        losses = {key: value for key, value in other.items() if key.startswith("loss/train/") and value is not None}
+        losses = {
+            key: value
+            for key, value in other.items()
+            if key.startswith(("loss/", "domain/loss/")) and value is not None
+        }
         worst = max(worst, *(abs(row[key] - value) / abs(value) for key, value in losses.items() if value))
         before = worst if routed_alike else before
     return before, worst

@@ -1,6 +1,5 @@
 """Activation checkpointing: less is kept, and nothing else changes."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +17,10 @@ from model.initialise import initialise, materialise
 from train.parallel import shard
 from train.recipe import ParallelConfig
 
+from metric_rows import rows
 from processes import brickyard
 
 ALL_HELD_OUT = "eval_samples=null"  # some of them hold a document's end
-TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}  # what depends on the clock
 CONFIG = ModelConfig(
     d_model=32,
     n_heads=4,
@@ -89,11 +88,6 @@ def test_a_step_is_the_same_bit_for_bit(tmp_path: Path) -> None:
         assert again["bytes_kept"] < 0.3 * plain["bytes_kept"]
 
 
-def _rows(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
-
-
 @pytest.fixture(scope="module")
 def plain(workshop: SimpleNamespace) -> Path:
     log = workshop.root / "plain.log"
@@ -107,19 +101,19 @@ def test_a_run_is_the_same_bit_for_bit_and_goes_on_without(workshop: SimpleNames
     log = workshop.root / "again.log"
     command, again = ["train", str(workshop.recipe), "run_name=again", ALL_HELD_OUT], workshop.root / "runs" / "again"
     assert brickyard([*command, "parallel.activation_checkpointing=true"], log, ranks=2) == [0, 0], log.read_text()
-    assert _rows(again) == _rows(plain)
+    assert rows(again) == rows(plain)
     assert brickyard([*command, "max_duration=13ba"], log, ranks=2) == [0, 0], log.read_text()
-    assert _rows(again)[-1]["batch"] == 13
+    assert rows(again)[-1]["batch"] == 13
 
 
 def test_documents_apart_in_a_run(workshop: SimpleNamespace, plain: Path) -> None:
     log = workshop.root / "apart.log"
     apart = ["train", str(workshop.recipe), "run_name=apart", "model.attend_across_documents=false", ALL_HELD_OUT]
     assert brickyard(apart, log, ranks=2) == [0, 0], log.read_text()
-    rows, across = _rows(workshop.root / "runs" / "apart"), _rows(plain)
-    losses = [row["loss/train/cross_entropy"] for row in rows if "loss/train/cross_entropy" in row]
+    apart_rows, across = rows(workshop.root / "runs" / "apart"), rows(plain)
+    losses = [row["loss/cross_entropy"] for row in apart_rows if "loss/cross_entropy" in row]
     assert len(losses) == 12 and losses[-1] < losses[0]
     # The few samples that are trained on may hold no document's end; those that are held out do.
-    assert [row["eval/prose/loss"] for row in rows if "eval/prose/loss" in row] != [
-        row["eval/prose/loss"] for row in across if "eval/prose/loss" in row
+    assert [row["eval/domain/loss/prose"] for row in apart_rows if "eval/domain/loss/prose" in row] != [
+        row["eval/domain/loss/prose"] for row in across if "eval/domain/loss/prose" in row
     ]

@@ -21,6 +21,7 @@ from train.checkpoints.checksums import checksum_of, quick_damage, read_checksum
 from train.checkpoints.names import newest_checkpoint, remove, set_aside
 from train.checkpoints.retention import Retention
 from train.checkpoints.safe_reader import SafeReader, load_tensors
+from train.checkpoints.size import checkpoint_bytes
 from train.checkpoints.tensors import HostCopy, tensors_of
 from train.checkpoints.writing import Snapshot, write_checkpoint
 from train.errors import RecipeError
@@ -80,6 +81,8 @@ def _save(folder: Path, layout: Layout) -> None:
     _train(trained, 2)
     tensors, copies = tensors_of(*trained), HostCopy()
     expected = _whole(tensors)
+    rest = sum(tensor.nbytes for tensor in expected.values()) - checkpoint_bytes(CONFIG)  # counts of steps, and biases
+    assert 0 <= rest < 1000
     snapshot = Snapshot(2, tensors, copies.of(tensors)(), lambda checkpoint: None)
     _train(trained, 1)  # what is saved is the run before this step
     group = dist.new_group(backend="gloo")

@@ -106,8 +106,7 @@ MISTAKES = [
     (["curriculum.groups={text: {}}"], "curriculum.groups", "expected a share above 0, found none"),
     (["curriculum.groups={text: {prose: 0.5, code: 0.3}}"], "curriculum.groups", "sum to 1, found 0.8"),
     (["curriculum.groups={text: {prose: 0.5, cod: 0.5}}"], "curriculum.groups", "did you mean code?"),
-    (["curriculum.groups={text: {total: 1}}"], "curriculum.groups", "metrics use that name"),
-    (["curriculum.groups={text: {router_z: 1}}"], "curriculum.groups", "metrics use that name"),
+    (["curriculum.groups={text: {a/b: 1}}"], "curriculum.groups", "a domain cannot be called 'a/b'"),
     (["curriculum.groups={code: {prose: 1}}"], "curriculum.groups", "give the group another name"),
     (["curriculum.groups={a: {a: 1}}"], "curriculum.groups", "a group cannot hold itself: a > a"),
     (

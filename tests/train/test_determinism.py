@@ -1,6 +1,5 @@
 """The same recipe on the same machine, twice, is the same bit for bit: losses, weights and the optimizer's state."""
 
-import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,14 +9,8 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader, load
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from metric_rows import rows
 from processes import brickyard
-
-TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
-
-
-def rows(run: Path) -> list[dict[str, object]]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
 
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:

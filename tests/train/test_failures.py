@@ -1,6 +1,5 @@
 """What comes from outside ends every rank, with one sentence, and costs nothing that was saved (docs/failures.md)."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,11 +13,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import psutil
+import pytest
+from wandb_server import WandbServer
 
-from processes import brickyard, finish, start
+from train.wandb_log import logs_of, newest_row
+from train.wish import TOGETHER
+
+from metric_rows import rows, step_rows
+from processes import Prepare, brickyard, finish, start
 
 OPTIONS = ("wandb.mode=disabled", "max_duration=400ba", "save_interval=2ba", "eval_interval=400ba")
-TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
 
 
 def command(workshop: SimpleNamespace, name: str, *more: str) -> list[str]:
@@ -62,8 +66,10 @@ def loop_for_ever() -> None:
     seed = StepSeed.batch_start
 
     def lost_in_python(self: Any, state: Any, logger: Any) -> None:
-        while state.timestamp.batch == 3 and os.environ["RANK"] == "1":
-            pass
+        if state.timestamp.batch == 3 and os.environ["RANK"] == "1":
+            print("lost", flush=True)
+            while True:
+                pass
         seed(self, state, logger)
 
     StepSeed.batch_start = lost_in_python  # type: ignore[method-assign]
@@ -122,11 +128,15 @@ def test_asked_before_the_first_step_it_ends_with_nothing_to_save(workshop: Simp
 
 def test_asked_twice_it_ends_at_once(workshop: SimpleNamespace) -> None:
     """Also where it waits for a rank that never comes."""
-    processes = start(command(workshop, "twice"), workshop.root / "twice.log", ranks=2, before=loop_for_ever)
-    wait_for_step(workshop.root / "runs" / "twice", 3, processes)
+    log = workshop.root / "twice.log"
+    processes = start(command(workshop, "twice"), log, ranks=2, before=loop_for_ever)
+    deadline = time.monotonic() + 120
+    while "lost\n" not in (log.read_text() if log.exists() else ""):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     for rank in (0, 1):
         processes[rank].terminate()
-        processes[rank].join(1)
+        processes[rank].join(2 * TOGETHER)
         assert processes[rank].is_alive()  # its step has no end
         processes[rank].terminate()
         processes[rank].join(10)
@@ -196,42 +206,92 @@ def test_a_full_disk_is_said_and_costs_nothing(workshop: SimpleNamespace) -> Non
     assert brickyard(command(workshop, "no-room", "max_duration=8ba"), log, ranks=2, before=no_room) == [2, 1]
     assert f"train: {run}/metrics.jsonl: No space left on device; make room, and the same" in log.read_text()
     assert brickyard(command(workshop, "no-room", "max_duration=8ba"), log) == [0]
-    rows = [json.loads(line) for line in run.joinpath("metrics.jsonl").open()]
-    assert [row["batch"] for row in rows if "loss/train/total" in row] == [*range(1, 9)]
+    assert [row["batch"] for row in step_rows(run)] == [*range(1, 9)]
+
+
+def wandb_at(port: int, answer: float = 1.0) -> None:
+    """W&B, which has a key, is there; nobody waits for it for long."""
+    import train.wandb_run
+
+    os.environ.update(WANDB_BASE_URL=f"http://127.0.0.1:{port}", WANDB_API_KEY=40 * "0")
+    train.wandb_run.ANSWER = answer
+    train.wandb_run.LAST_LINKS = train.wandb_run.GOODBYE = 1.0
 
 
 def deaf() -> None:
     """W&B's address is one where nobody ever answers."""
-    import train.wandb_run
-
     ear = socket.create_server(("127.0.0.1", 0))
-    os.environ.update(WANDB_BASE_URL=f"http://127.0.0.1:{ear.getsockname()[1]}", WANDB_API_KEY=40 * "0")
-    train.wandb_run.ANSWER = 2.0
     EARS.append(ear)
+    wandb_at(ear.getsockname()[1])
+
+
+def crowded() -> None:
+    """It is one where no more callers are let in."""
+    ear = socket.create_server(("127.0.0.1", 0), backlog=0)
+    EARS.append(ear)
+    for _ in range(4):
+        caller = socket.socket()
+        caller.setblocking(False)
+        caller.connect_ex(ear.getsockname())
+        EARS.append(caller)
+    wandb_at(ear.getsockname()[1])
+
+
+def falling_silent() -> None:
+    """W&B answers when the run begins, and never again."""
+    wandb_at(WandbServer(falls_silent=True).server_address[1], answer=30.0)
 
 
 EARS: list[socket.socket] = []  # kept open
+SHORT = "max_duration=30ba"
 
 
-def test_without_an_answer_of_wandb_a_run_goes_on_offline(workshop: SimpleNamespace) -> None:
-    run, log = workshop.root / "runs" / "deaf", workshop.root / "deaf.log"
-    options = ("wandb.mode=online", "max_duration=3ba")
-    assert brickyard(command(workshop, "deaf", *options), log, before=deaf) == [0]
-    assert log.read_text().count("warning: W&B can't be reached") == 1
-    assert list(run.glob("wandb/offline-run-*/*.wandb"))
+@pytest.fixture(scope="module")
+def without_wandb(workshop: SimpleNamespace) -> list[dict[str, Any]]:
+    """The rows of a run that has nothing to do with W&B."""
+    assert brickyard(command(workshop, "without-wandb", SHORT), workshop.root / "without-wandb.log") == [0]
+    return rows(workshop.root / "runs" / "without-wandb")
 
 
-def test_without_the_process_of_wandb_a_run_goes_on(workshop: SimpleNamespace) -> None:
+@pytest.mark.parametrize(
+    ("before", "warning", "folder"),
+    [
+        (deaf, "W&B can't be reached", "offline-run-*"),
+        (crowded, "W&B can't be reached", "offline-run-*"),
+        (falling_silent, "W&B does not answer", "run-*"),
+    ],
+)
+def test_without_an_answer_of_wandb_a_run_is_the_same(
+    workshop: SimpleNamespace,
+    without_wandb: list[dict[str, Any]],
+    before: Prepare,
+    warning: str,
+    folder: str,
+) -> None:
+    """And its rows wait in W&B's files."""
+    name = before.__name__
+    run, log = workshop.root / "runs" / name, workshop.root / f"{name}.log"
+    assert brickyard(command(workshop, name, "wandb.mode=auto", SHORT), log, before=before) == [0], log.read_text()
+    assert log.read_text().count(f"warning: {warning}") == 1
+    assert rows(run) == without_wandb
+    deadline = time.monotonic() + 60  # W&B's process outlives a run that is a test's
+    while newest_row(logs_of(run / "wandb", (run / "wandb_id").read_text())).get("loss/total") != 30:
+        assert time.monotonic() < deadline, "the last row never came"
+        time.sleep(0.1)
+    assert list(run.glob(f"wandb/{folder}/*.wandb"))
+
+
+def test_without_the_process_of_wandb_a_run_is_the_same(
+    workshop: SimpleNamespace, without_wandb: list[dict[str, Any]]
+) -> None:
     def kill_wandb(ranks: list[BaseProcess]) -> None:
         [process] = [one for one in psutil.process_iter(["name"]) if is_wandb_of(one, ranks[0])]
         process.kill()
 
-    more = ("wandb.mode=offline", "max_duration=30ba")
-    codes, said = run_and_spoil(workshop, "bereft", kill_wandb, *more, ranks=1)
+    codes, said = run_and_spoil(workshop, "bereft", kill_wandb, "wandb.mode=offline", SHORT, ranks=1)
     assert codes == [0], said
-    assert said.count("warning: W&B") == 1, said
-    rows = [json.loads(line) for line in (workshop.root / "runs" / "bereft" / "metrics.jsonl").open()]
-    assert [row["batch"] for row in rows if "loss/train/total" in row] == [*range(1, 31)]
+    assert said.count("warning: W&B is gone") == 1, said
+    assert rows(workshop.root / "runs" / "bereft") == without_wandb
 
 
 def is_wandb_of(process: psutil.Process, rank: BaseProcess) -> bool:

@@ -1,6 +1,5 @@
 """`brickyard launch local`: ranks that are started, watched and ended together, whatever happens to one of them."""
 
-import json
 import os
 import signal
 import time
@@ -14,17 +13,17 @@ import pytest
 
 from train.callbacks.metrics_file import iterate_rows
 
+from metric_rows import rows
 from processes import Killer, brickyard, finish, start
 
-TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
 OPTIONS = ("max_duration=40ba", "save_interval=5ba", "eval_interval=20ba", "wandb.mode=disabled")
 
 
 def hurry() -> None:
-    """The others get less time to end by themselves."""
+    """The others get less time to end by themselves, and nothing is waited for before a restart."""
     import launch.local
 
-    launch.local.GRACE = 1.0
+    launch.local.GRACE, launch.local.RESTART_WAIT = 1.0, 0
 
 
 def hang_in_save() -> None:
@@ -61,11 +60,6 @@ def wait_for_step(run: Path, step: int, launcher: BaseProcess) -> bool:
     return False
 
 
-def rows(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
-
-
 def command(workshop: SimpleNamespace, name: str, *more: str) -> list[str]:
     return ["launch", "local", "-n", "2", str(workshop.recipe), f"run_name={name}", *OPTIONS, *more]
 
@@ -74,28 +68,36 @@ def test_whatever_happens_to_a_rank_the_run_goes_on(workshop: SimpleNamespace) -
     """A rank killed, the launcher asked to end, the launcher killed, a rank hung: the steps are those of one run."""
     run, log = workshop.root / "runs" / "spoilt", workshop.root / "spoilt.log"
 
-    def spoil(step: int, victim: int | None, number: int, *more: str) -> int | None:
-        """Start, send signal `number` to a rank (None: the launcher) at this step, and return the exit code."""
+    def begin(*more: str) -> tuple[list[BaseProcess], int]:
         log.unlink(missing_ok=True)
         launcher = start(command(workshop, "spoilt", *more), log, before=hurry)
+        return launcher, launcher[0].pid or 0
+
+    def spoil(step: int, victim: int | None, number: int, *more: str) -> int | None:
+        """Start, send signal `number` to a rank (None: the launcher) at this step, and return the exit code."""
+        launcher, pid = begin(*more)
         assert wait_for_step(run, step, launcher[0]), log.read_text()
-        pid = launcher[0].pid or 0
         ranks = list(children(pid))
         os.kill(pid if victim is None else rank_of(pid, victim), number)
         code = finish(launcher)[0]
         wait_until_gone(ranks)
         return code
 
-    assert spoil(6, 1, signal.SIGKILL) == 1
+    launcher, pid = begin("--restarts", "1")
+    assert wait_for_step(run, 6, launcher[0]), log.read_text()
+    os.kill(rank_of(pid, 1), signal.SIGKILL)
+    assert wait_for_step(run, 12, launcher[0]), log.read_text()  # by itself
+    os.kill(pid, signal.SIGTERM)
+    assert finish(launcher)[0] == 128 + signal.SIGTERM
     said = log.read_text()
-    assert "rank 1 ended with SIGKILL" in said and "goes on from the newest checkpoint" in said
-    assert spoil(12, None, signal.SIGTERM) == 128 + signal.SIGTERM
-    assert "which is saved" in log.read_text()
+    assert "rank 1 ended with SIGKILL" in said and "restart 1 of 1 in 0 s, from step 5" in said
+    assert "which is saved" in said
     assert spoil(15, 1, signal.SIGTERM) == 128 + signal.SIGTERM  # which one rank has, and all heed
     assert "which is saved" in log.read_text()
     assert spoil(18, None, signal.SIGKILL) == -signal.SIGKILL
     assert spoil(27, 1, signal.SIGSTOP, "dist_timeout=12") == 1
     assert "another rank has not answered for dist_timeout seconds" in log.read_text()
+    assert "the same command goes on from the newest checkpoint" in log.read_text()
     assert "Traceback (most recent call last)" in (run / "logs" / "rank0.log").read_text()  # where it waited
     log.unlink()
     assert brickyard([*command(workshop, "spoilt"), "dist_timeout=12"], log, before=hang_in_save) == [1]
@@ -126,8 +128,9 @@ def test_mistakes_are_said_before_anything_starts(
 ) -> None:
     from launch.cli import main
 
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"):
-        monkeypatch.setenv(name, "1")  # and so restored
+    told = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+    for name in ("RANK", *told):
+        monkeypatch.setenv(name, "0" if name == "RANK" else "1")  # and so restored
     assert main([*command(workshop, "mistaken"), *more]) == 2
     assert said in capfd.readouterr().err
     assert not (workshop.root / "runs" / "mistaken").exists()

@@ -1,11 +1,9 @@
 """A run's copy in an object store: a run goes on from it on an empty disk, and from any kind of store."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from s3_server import S3Settings, s3_server
@@ -18,9 +16,9 @@ from train.checkpoints.retention import Retention
 from train.errors import RecipeError
 from train.run_directory import RunDirectory
 
+from metric_rows import rows
 from processes import brickyard
 
-TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}  # what depends on the clock
 BUCKET = "bricks"
 
 
@@ -112,11 +110,6 @@ def train(
     return code, log.read_text()
 
 
-def rows(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
-
-
 def test_a_run_goes_on_from_its_copy(workshop: SimpleNamespace, s3: S3Settings) -> None:
     """On an empty disk, on two ranks, and where the copy on the disk is damaged."""
     run = workshop.root / "runs" / "copied"
@@ -131,7 +124,7 @@ def test_a_run_goes_on_from_its_copy(workshop: SimpleNamespace, s3: S3Settings) 
     assert code == [0], log
     assert f"fetching ba00000012 from s3://{BUCKET}/runs/copied" in log
     assert rows(run)[: len(before)] == before
-    assert [row["batch"] for row in rows(run) if "lr" in row] == list(range(1, 17))
+    assert [row["batch"] for row in rows(run) if "optimizer/lr" in row] == list(range(1, 17))
     assert copies.steps() == [12, 16]
     tensors = run / "checkpoints" / "ba00000016" / "__0_0.distcp"
     tensors.write_bytes(bytes(tensors.stat().st_size))

@@ -1,11 +1,9 @@
 """Training from a dataset that lies elsewhere: the same run, through a cache; and what is refused before it begins."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -13,9 +11,8 @@ from train.cache import bytes_in_use, parse_size, size_in_words
 from train.errors import RecipeError
 from train.inputs import read_run
 
+from metric_rows import rows
 from processes import brickyard
-
-TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
 
 
 @pytest.mark.parametrize(
@@ -66,11 +63,6 @@ def test_a_cache_for_the_shards_in_use_is_accepted(write_run: Callable[..., Path
     _, manifest = read_run(recipe, [*remote, "dataset.cache_limit=2mb"])
     # Sixteen of the forty shards of one domain, the one of the other, and an entry in an index for each.
     assert bytes_in_use(manifest, ["web", "code"]) == 16 * 60_000 + 400 + 41 * 1024
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
 
 
 def train(workshop: SimpleNamespace, name: str, *overrides: str) -> tuple[int | None, str]:

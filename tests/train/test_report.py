@@ -23,6 +23,9 @@ from train.report.series import LINE_POINTS, extremes, means, smoothed, thinned
 
 STEP_TOKENS, MAX_SEQ_LEN, ROWS = 1000, 10, 400
 UNIGRAM = {"web": 7.0, "code": 6.5}
+SECONDS = {
+    "data": 0.1, "forward": 0.1, "backward": 0.2, "all_to_all": 0.0, "optimizer": 0.05, "checkpoint": 0.0, "rest": 0.05,
+}  # fmt: skip
 
 
 def split(samples: int) -> SplitRecord:
@@ -79,21 +82,25 @@ def step_row(batch: int, domains: list[str]) -> dict[str, Any]:
         "batch": batch,
         "samples": batch * 100,
         "tokens": batch * STEP_TOKENS,
-        "loss/train/total": 9.01 - batch / 1e4,
-        "loss/train/cross_entropy": 9.0 - batch / 1e4,
-        "loss/train/load_balancing": 0.01,
-        **{f"loss/train/{name}": 8.0 + number if batch % 2 else None for number, name in enumerate(domains)},
+        "loss/total": 9.01 - batch / 1e4,
+        "loss/cross_entropy": 9.0 - batch / 1e4,
+        "loss/load_balancing": 0.01,
+        **{f"domain/loss/{name}": 8.0 + number if batch % 2 else None for number, name in enumerate(domains)},
         **{f"mixture/asked/{name}": share for name in domains},
         **{f"mixture/delivered/{name}": share for name in domains},
         **{f"mixture/tokens/{name}": batch * STEP_TOKENS * share for name in domains},
         **{f"mixture/epochs/{name}": batch * STEP_TOKENS * share / (ROWS * MAX_SEQ_LEN) for name in domains},
         "moe/max_violation": 0.5,
+        "moe/router_entropy": 0.6,
+        "moe/router_z": 1.5,
+        "moe/dead_experts": 0,
+        "moe/dropped_tokens": 0,
         "moe/tokens_per_expert": [[100, 300], [200, 200]],
-        "lr": 1e-3,
-        "gradient_norm": 1.0,
-        "tokens_per_second": 2000.0,
-        "seconds": 0.5,
-        "seconds_waiting_for_data": 0.1,
+        "optimizer/lr": 1e-3,
+        "optimizer/gradient_norm": 1.0,
+        "throughput/tokens_per_second": 2000.0,
+        "throughput/seconds": 0.5,
+        **{f"throughput/seconds/{part}": seconds for part, seconds in SECONDS.items()},
     }
 
 
@@ -105,15 +112,16 @@ def routing(domains: int, batch: int) -> dict[str, Any]:
 
 def heldout(batch: int, unigram: dict[str, float | None]) -> dict[str, float]:
     """Only domains with a unigram loss have held-out text."""
-    return {f"eval/{name}/loss": 6.0 - batch / 100 for name, loss in unigram.items() if loss is not None}
+    losses = {f"eval/domain/loss/{name}": 6.0 - batch / 100 for name, loss in unigram.items() if loss is not None}
+    return {"eval/loss/cross_entropy": 6.0 - batch / 100, **losses}
 
 
 class Page(HTMLParser):
     """What the tests ask of a page."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, *folders: Path) -> None:
         super().__init__()
-        self.html = write_report(folder).read_text()
+        self.html = write_report(folders).read_text()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.rows: list[list[str]] = []
         self.texts: list[str] = []
@@ -153,7 +161,7 @@ def test_the_page_says_the_runs_numbers(tmp_path: Path) -> None:
     page = Page(write_run(tmp_path / "demo"))
     assert ["web", "5.800", "7.000", "−1.200"] in page.rows
     assert ["code", "5.800", "6.500", "−0.700"] in page.rows
-    assert ["web", "10,000", "10,000", "2.500", "2.500"] in page.rows  # an epoch is 400 samples of 10 tokens
+    assert ["web", "10,000", "10,000", "2.500"] in page.rows  # an epoch is 400 samples of 10 tokens
     for said in (
         "20 of 20 steps, finished",
         "0.950 nats below unigram",
@@ -172,7 +180,7 @@ def test_the_plots_hold_the_runs_numbers(tmp_path: Path) -> None:
     figures = Page(write_run(tmp_path / "demo")).figures
     assert list(figures) == [
         "heldout-loss", "training-loss", "domain-loss", "mixture", "domain-tokens", "domain-epochs", "expert-load",
-        "max-violation", "routing", "throughput", "data-wait",
+        "max-violation", "router-entropy", "router-z", "routing", "throughput", "step-parts",
     ]  # fmt: skip
     assert lines_of(figures["heldout-loss"], "web")[0]["y"] == [5.9, 5.8]
     dashed = lines_of(figures["heldout-loss"], "web, unigram")[0]
@@ -265,7 +273,7 @@ def test_every_plot_and_table_has_words(tmp_path: Path) -> None:
     assert {plot["data-figure"] for plot in plots} == set(page.figures)
     assert all(plot["role"] == "img" and plot["aria-label"] and plot["tabindex"] == "0" for plot in plots)
     names = [tag for tag, _ in page.tags]
-    assert names.count("caption") == names.count("table") == 2
+    assert names.count("caption") == names.count("table") == 3
 
 
 def test_text_from_the_run_is_escaped(tmp_path: Path) -> None:
@@ -279,7 +287,7 @@ def test_an_unfinished_run_shows_its_progress(tmp_path: Path) -> None:
     page = Page(write_run(tmp_path / "demo", steps=5, planned=20, evaluations=()))
     assert "5 of 20 steps, not finished; 7.5 s of training left" in page.text  # 15,000 tokens at 2,000 a second
     assert [a["value"] for t, a in page.tags if t == "progress"] == ["0.2500"]
-    assert ["web", "2,500", "2,500", "0.625", "0.625", "9,876,543", "12.500"] in page.rows
+    assert ["web", "2,500", "2,500", "0.625", "9,876,543", "12.500"] in page.rows
 
 
 def test_without_evaluations(tmp_path: Path) -> None:
@@ -303,13 +311,15 @@ def test_a_domain_that_holds_nothing_out(tmp_path: Path) -> None:
 
 
 def test_a_domain_that_was_never_drawn(tmp_path: Path) -> None:
-    page = Page(write_run(tmp_path / "demo", **{"loss/train/code": None}))
+    page = Page(write_run(tmp_path / "demo", **{"domain/loss/code": None}))
     assert "Not drawn so far: code." in page.text
 
 
 def test_numbers_that_are_none(tmp_path: Path) -> None:
     """JSON for a browser has neither NaN nor Infinity."""
-    page = Page(write_run(tmp_path / "demo", **{"loss/train/cross_entropy": float("nan"), "seconds": float("inf")}))
+    page = Page(
+        write_run(tmp_path / "demo", **{"loss/cross_entropy": float("nan"), "throughput/seconds": float("inf")})
+    )
     assert page.figures["training-loss"]["data"][-1]["x"] == []
 
 
@@ -343,7 +353,7 @@ def test_a_long_run_of_many_domains_stays_small(tmp_path: Path) -> None:
 def test_it_replaces_the_page_whole(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "demo")
     (folder / "report.html").write_text("old")
-    assert "old" not in write_report(folder).read_text()[:10]
+    assert "old" not in write_report([folder]).read_text()[:10]
     assert not list(folder.glob(".report*"))
 
 
@@ -352,7 +362,7 @@ def test_folders_that_are_no_run(tmp_path: Path, missing: str) -> None:
     folder = write_run(tmp_path / "demo")
     (folder / missing).unlink()
     with pytest.raises(RecipeError, match=rf"demo holds no {missing}"):
-        write_report(folder)
+        write_report([folder])
     assert not (folder / "report.html").exists()
 
 

@@ -11,14 +11,15 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from launch.cli import main
 from train.callbacks.metrics_file import iterate_rows
-from train.events import Rollback, rollbacks_of
+from train.events import SAVED, START, Rollback, rollbacks_of
 from train.run_directory import RunDirectory
 
+from metric_rows import step_rows
 from processes import Poison, WithoutUpdates, brickyard, die_while_saving
+from wandb_records import of_kind, wandb_records
 
-# What depends on the clock, and what a step that is not learned says of itself.
-TIMES = {"tokens_per_second", "seconds", "seconds_waiting_for_data"}
-OF_UPDATES = ("skipped", "optimizer/update_norm", "optimizer/weight_norm")  # the reference drops them after all
+# What a step that is not learned says of itself; the reference drops it after all.
+OF_UPDATES = ("skipped", "optimizer/update_norm", "optimizer/weight_norm")
 BALANCING = ["model.ffn_config.moe_loss_scope=global_batch", "model.ffn_config.moe_bias_update_rate=0.001"]
 SENSITIVE = ["on_spike.min_history=4", "on_spike.window=8", "on_spike.threshold=20"]
 NAN = float("nan")
@@ -38,9 +39,9 @@ def run_of(workshop: SimpleNamespace, name: str) -> RunDirectory:
 
 
 def steps(run: RunDirectory) -> list[dict[str, Any]]:
-    rows = [row for row in iterate_rows(run.metrics) if "loss/train/total" in row]
+    rows = step_rows(run.path)
     assert [row["batch"] for row in rows] == list(range(1, len(rows) + 1))
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+    return rows
 
 
 def skipped(run: RunDirectory) -> list[int]:
@@ -48,7 +49,8 @@ def skipped(run: RunDirectory) -> list[int]:
 
 
 def events(run: RunDirectory) -> list[dict[str, Any]]:
-    return list(iterate_rows(run.events))
+    """What happened beside starts and saves."""
+    return [row for row in iterate_rows(run.events) if row["event"] not in (START, SAVED)]
 
 
 def checkpoints(run: RunDirectory) -> set[str]:
@@ -86,7 +88,13 @@ def test_a_skipped_batch_is_one_that_was_never_learned(workshop: SimpleNamespace
     """The loss of one sample in step 6 is 50 times as large."""
     run, reference = run_of(workshop, "skipping"), run_of(workshop, "never-learned")
     codes, said = train(
-        workshop, "skipping", *SENSITIVE, "on_spike.action=skip_batch", before=Poison(43, 44, 50), ranks=2
+        workshop,
+        "skipping",
+        *SENSITIVE,
+        "on_spike.action=skip_batch",
+        "wandb.mode=offline",
+        before=Poison(43, 44, 50),
+        ranks=2,
     )
     assert codes == [0, 0]
     assert "train: step 6: the loss is " in said and "its update is dropped" in said
@@ -95,7 +103,10 @@ def test_a_skipped_batch_is_one_that_was_never_learned(workshop: SimpleNamespace
     assert_same_end(run, reference, [6])
     [event] = events(run)
     assert (event["event"], event["step"], event["first"], event["end"]) == ("skip_batch", 6, 40, 48)
-    assert event["loss"] == steps(run)[5]["loss/train/cross_entropy"] > event["most"] > event["expected"]
+    assert event["loss"] == steps(run)[5]["loss/cross_entropy"] > event["most"] > event["expected"]
+    [records] = wandb_records(run.path)
+    [alert] = of_kind(records, "alert")
+    assert alert["title"] == "Loss spike" and alert["text"] in said
 
 
 def test_a_rollback_passes_over_its_window_and_a_kill_changes_nothing(

@@ -4,6 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pyspark.sql import SparkSession
+from quick import QUICK
 
 from data.prepare.job import prepare
 from data.prepare.recipe import (
@@ -15,9 +17,6 @@ from data.prepare.recipe import (
     TokenizerChoice,
     TokenizerKind,
 )
-
-# Java's compilers are most of the cost of so small a job.
-QUICK = {"spark.driver.defaultJavaOptions": "-XX:TieredStopAtLevel=1", "spark.sql.codegen.wholeStage": "false"}
 
 RECIPE = """\
 run_name: test
@@ -59,8 +58,11 @@ wandb: {{mode: offline}}
 """
 
 
-def make_workshop(root: Path) -> SimpleNamespace:
-    """`root` with `root/dataset` (two domains of the standard library's own text) and `recipe`, a file."""
+def make_workshop(root: Path, spark: SparkSession | None = None) -> SimpleNamespace:
+    """`root` with `root/dataset` (two domains of the standard library's own text) and `recipe`, a file.
+
+    `spark`: a session to prepare it with, instead of one of its own.
+    """
     library = Path(pytest.__file__).parent.parent
     write_documents(root / "code", sorted((library / "_pytest").glob("*.py"))[:24])
     write_documents(root / "prose", sorted(library.glob("*.dist-info/METADATA"))[:24])
@@ -78,6 +80,7 @@ def make_workshop(root: Path) -> SimpleNamespace:
             spark=SparkChoice("local[2]", "1g", QUICK),
         ),
         lambda line: None,
+        spark,
     )
     recipe = root / "recipe.yaml"
     recipe.write_text(RECIPE.format(root=root))

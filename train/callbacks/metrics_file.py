@@ -67,6 +67,17 @@ def end_of_rows(path: Path, batch: int) -> int:
     return 0
 
 
+def rows_from(path: Path, batch: int) -> list[dict[str, Any]]:
+    """The rows of step `batch` and after, all whole; looked for from the end.
+
+    Raises:
+        RecipeError: a line among them, or the one before, is damaged.
+    """
+    with path.open("rb") as file:
+        file.seek(end_of_rows(path, batch - 1))
+        return [json.loads(line) for line in file]
+
+
 def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a metrics.jsonl, if there is one; a last line that was cut short is left out.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +29,7 @@ from train.run_directory import RunDirectory
 from train.spikes import RecentLosses, Spike
 
 VERSION = 1
+TITLE = "Loss spike"  # of alerts
 
 
 class GoBack(Exception):
@@ -47,6 +49,7 @@ class SpikeGuard(Callback):
         model: what it has counted during the step is summed over the ranks here.
         clipping: knows the gradient norm of the step.
         checkpointer: saves the last good state of a run that ends here; its history knows the rollbacks.
+        alert: takes a title and a text for who watches the run from elsewhere.
 
     Attributes:
         statistics: of the step in hand, summed over all ranks.
@@ -64,6 +67,7 @@ class SpikeGuard(Callback):
         checkpointer: Checkpointer,
         run: RunDirectory,
         console: Console,
+        alert: Callable[[str, str], None],
     ) -> None:
         self.config = config = recipe.on_spike
         self.batch = recipe.global_train_batch_size
@@ -72,6 +76,7 @@ class SpikeGuard(Callback):
         self.checkpointer = checkpointer
         self.run = run
         self.console = console
+        self.alert = alert
         self.recent = RecentLosses(plan.domains, config.window, config.min_history, config.threshold)
         self.in_a_row = 0  # spikes before the step in hand
         self.skips: list[tuple[int, int]] = []  # (first sample, end) of each step that was made without its update
@@ -164,6 +169,7 @@ class SpikeGuard(Callback):
         self.note("stop", spike, state)
         if done:  # before its first update an optimizer has no state to save
             self.checkpointer.save_unless_saved(state)
+        self.alert(TITLE, f"step {done + 1:,}: {spike}; the run stops")
         first, end = self.samples(state)
         key = f"on_spike.{'action' if spike.finite else 'non_finite'}"
         raise Diverged(
@@ -174,7 +180,9 @@ class SpikeGuard(Callback):
         )
 
     def say(self, spike: Spike, state: State, then: str) -> None:
-        self.console.say(f"step {state.timestamp.batch.value + 1:,}: {spike}; {then}")
+        line = f"step {state.timestamp.batch.value + 1:,}: {spike}; {then}"
+        self.console.say(line)
+        self.alert(TITLE, line)
 
     def note(self, action: str, spike: Spike, state: State) -> None:
         """Among the run's events."""

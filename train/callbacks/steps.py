@@ -1,9 +1,10 @@
-"""What every optimizer step was asked, was given and has learned: rows for the file, W&B and the console."""
+"""What every optimizer step was asked, was given and has learned: rows for the file, the dashboards and the console."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,13 @@ from train.callbacks.routing_picture import CAPTION, routing_picture
 from train.callbacks.spikes import SpikeGuard
 from train.clipping import GradientClipping
 from train.console import Console
+from train.dashboard import Dashboard, alert
+from train.memory_use import memory_use
+from train.moe_health import moe_health
+from train.pace import Pace
+from train.step_clock import StepClock
+from train.throughput import Throughput
 from train.update_norms import update_norms
-from train.wandb_run import WandbRun
 
 
 class StepRecorder(Callback):
@@ -31,7 +37,8 @@ class StepRecorder(Callback):
         model: what it counts during a step is cleared here, and its sum over the ranks handed back to it.
         guard: has that sum, and knows whether the step's update was made.
         clipping: knows the gradient norms of the step.
-        wandb: the run in W&B; None on every rank but the first.
+        clock: knows its seconds, by part.
+        dashboards: the run in W&B and the like; none on every rank but the first.
         norm_interval: steps between two rows with the norms of weights and of their updates.
         routing_interval: steps between two rows of routing, each of layers x domains x experts numbers.
     """
@@ -42,8 +49,10 @@ class StepRecorder(Callback):
         model: DbrxComposerModel,
         guard: SpikeGuard,
         clipping: GradientClipping,
+        clock: StepClock,
+        throughput: Throughput,
         file: MetricsFile,
-        wandb: WandbRun | None,
+        dashboards: Sequence[Dashboard],
         console: Console,
         norm_interval: int,
         routing_interval: int,
@@ -52,24 +61,26 @@ class StepRecorder(Callback):
         self.model = model
         self.guard = guard
         self.clipping = clipping
+        self.clock = clock
+        self.throughput = throughput
         self.file = file
-        self.wandb = wandb
+        self.dashboards = dashboards
         self.console = console
         self.norm_interval = norm_interval
         self.routing_interval = routing_interval
         self.routing = RoutingSum()
-        self._asked_for_data = self._began = 0.0
+        self.pace = Pace()
+        self._eval_began = 0.0
 
     def fit_start(self, state: State, logger: Logger) -> None:
         if dist.get_global_rank() == 0:
             self.file.open_after(state.timestamp.batch.value)
-        self.console.start(state.timestamp.batch.value)
-
-    def before_dataloader(self, state: State, logger: Logger) -> None:
-        self._asked_for_data = time.perf_counter()
+        for dashboard in self.dashboards:
+            dashboard.open_after(state.timestamp.batch.value)
+        self.console.start(state.timestamp.batch.value, state.timestamp.token.value)
+        self.throughput.start(state.timestamp.token.value)
 
     def batch_start(self, state: State, logger: Logger) -> None:
-        self._began = time.perf_counter()
         self.model.step_statistics.clear()
 
     def batch_end(self, state: State, logger: Logger) -> None:
@@ -79,17 +90,20 @@ class StepRecorder(Callback):
         row = self.row(state, statistics)
         self.write(row)
         self.console.step(row)
+        if times := self.pace.slower(row["throughput/seconds"]):
+            text = f"at step {row['batch']:,} steps take {times:.1f} times as long as before"
+            alert(self.dashboards, "Slow steps", text)
         self.routing.add(statistics.tokens_by_layer_domain_expert)
         if self.routing_due(state):
             self.write_routing(state)
 
     def row(self, state: State, statistics: StepStatistics) -> dict[str, Any]:
         """The row of the step that has just ended."""
-        now = time.perf_counter()
         tokens, samples = state.timestamp.token.value, state.timestamp.sample.value
         before = state.previous_timestamp
-        assert before is not None
-        step_tokens = tokens - before.token.value
+        assert before is not None and state.max_duration is not None
+        step = (tokens - before.token.value, samples - before.sample.value)
+        planned = Time.from_input(state.max_duration).value * (tokens // samples)  # it is in samples
         return {
             "batch": state.timestamp.batch.value,
             "samples": samples,
@@ -97,14 +111,13 @@ class StepRecorder(Callback):
             **self.losses(statistics),
             **self.mixture(statistics, before.sample.value, samples),
             **self.so_far(samples, tokens // samples),
-            **expert_load(statistics),
+            **moe_health(statistics, self.model.config.ffn_config.moe_top_k),
             "skipped": self.guard.skipped,
-            "lr": state.optimizers[0].param_groups[0]["lr"],
-            "gradient_norm": self.clipping.norm,
+            "optimizer/lr": state.optimizers[0].param_groups[0]["lr"],
+            "optimizer/gradient_norm": self.clipping.norm,
             **self.norms(state),
-            "tokens_per_second": step_tokens / (now - self._asked_for_data),
-            "seconds": now - self._asked_for_data,
-            "seconds_waiting_for_data": self._began - self._asked_for_data,
+            **self.throughput.columns(self.clock.take(), step, tokens, planned),
+            **memory_use(),
         }
 
     def norms(self, state: State) -> dict[str, float]:
@@ -117,9 +130,9 @@ class StepRecorder(Callback):
     def losses(self, statistics: StepStatistics) -> dict[str, float | None]:
         by_domain = statistics.loss_sum_by_domain / statistics.tokens_by_domain
         return {
-            **{f"loss/train/{name}": float(loss) for name, loss in self.model.step_losses(statistics).items()},
+            **{f"loss/{name}": float(loss) for name, loss in self.model.step_losses(statistics).items()},
             **{
-                f"loss/train/{name}": none_if_nan(loss)
+                f"domain/loss/{name}": none_if_nan(loss)
                 for name, loss in zip(self.plan.domains, by_domain.tolist(), strict=True)
             },
         }
@@ -151,26 +164,37 @@ class StepRecorder(Callback):
         """The row of all the steps since the last one, and its picture."""
         row = {"batch": state.timestamp.batch.value, "tokens": state.timestamp.token.value, **self.routing.take()}
         self.write(row)
-        if self.wandb:
+        if self.dashboards:
             first_layer = self.model.config.first_moe_layer
             picture = routing_picture(np.array(row["moe/routing"]), self.plan.domains, first_layer)
-            self.wandb.write_picture("moe/routing", picture, CAPTION, row)
+            for dashboard in self.dashboards:
+                dashboard.write_picture("moe/routing", picture, CAPTION, row)
+
+    def eval_before_all(self, state: State, logger: Logger) -> None:
+        self._eval_began = time.perf_counter()
 
     def eval_after_all(self, state: State, logger: Logger) -> None:
+        """The row of an evaluation, in which each domain counts the same for the mean."""
         losses = {
-            f"eval/{evaluator.label}/loss": float(state.eval_metrics[evaluator.label]["loss"].compute())
+            evaluator.label: float(state.eval_metrics[evaluator.label]["loss"].compute())
             for evaluator in state.evaluators
         }
-        row = {"batch": state.timestamp.batch.value, "tokens": state.timestamp.token.value, **losses}
+        row = {
+            "batch": state.timestamp.batch.value,
+            "tokens": state.timestamp.token.value,
+            "eval/loss/cross_entropy": sum(losses.values()) / len(losses),
+            **{f"eval/domain/loss/{name}": loss for name, loss in losses.items()},
+            "throughput/seconds/evaluation": time.perf_counter() - self._eval_began,
+        }
         self.write(row)
         self.console.evaluation(row)
 
     def write(self, row: dict[str, Any]) -> None:
-        """To the file and to W&B, on rank 0."""
+        """To the file and to the dashboards, on rank 0."""
         if dist.get_global_rank() == 0:
             self.file.write(row)
-        if self.wandb:
-            self.wandb.write(row)
+        for dashboard in self.dashboards:
+            dashboard.write(row)
 
     def state_dict(self) -> dict[str, Any]:
         return {"routing": self.routing.dump()}
@@ -180,17 +204,10 @@ class StepRecorder(Callback):
 
     def close(self, state: State, logger: Logger) -> None:
         self.file.close()
-        if self.wandb:
-            self.wandb.close()
+        for dashboard in self.dashboards:
+            dashboard.close()
 
 
 def none_if_nan(value: float) -> float | None:
     """JSON has no NaN; a domain that a step did not draw has no loss."""
     return None if math.isnan(value) else value
-
-
-def expert_load(statistics: StepStatistics) -> dict[str, Any]:
-    """Tokens of each layer's experts, and how far the busiest is above the mean (0: balanced)."""
-    tokens = statistics.tokens_by_layer_expert.cpu().numpy()
-    violation = tokens.max(axis=1) / tokens.mean(axis=1) - 1
-    return {"moe/max_violation": float(violation.max()), "moe/tokens_per_expert": tokens.tolist()}

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from composer import Callback, Event, Logger, State
 
@@ -15,14 +16,17 @@ GRACE = 15.0  # seconds by which C code's clock is behind ours
 
 
 class Watchdog(Callback):
-    """Ends this process, each thread's stack on stderr, if `timeout` seconds pass between two events of training.
+    """Ends this process, each thread's stack on stderr, if `timeout` seconds pass between two events of training; once
+    half of them have passed, `alert` is told.
 
     Its clock is a thread of Python, which reads other threads' stacks while none of them runs. Where Python itself
     hangs, its lock never let go, a thread of C code (faulthandler) does the same a little later.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, alert: Callable[[str, str], None] = lambda title, text: None) -> None:
         self.timeout = timeout
+        self.alert = alert
+        self.alerted = False
         self.finished = False
         self.deadline: float | None = None  # by time.monotonic()
         self.moved = threading.Event()
@@ -37,6 +41,7 @@ class Watchdog(Callback):
 
     def rewind(self) -> None:
         """All is well: the clock begins anew."""
+        self.alerted = False
         if self.clock is None or self.deadline is None:
             self._set(self.timeout)
         else:  # some events come every few milliseconds, and the clock itself looks
@@ -44,6 +49,7 @@ class Watchdog(Callback):
 
     def close(self, state: State, logger: Logger) -> None:
         # If unfinished, what is left of the process may still wait for ranks that are gone.
+        self.alerted = True
         self._set(None if self.finished else min(self.timeout, LEAVE))
 
     def _set(self, seconds: float | None) -> None:
@@ -66,7 +72,13 @@ class Watchdog(Callback):
             if left <= 0:
                 _write_stacks_and_leave(self.timeout)
             faulthandler.dump_traceback_later(left + GRACE, exit=True)
+            self._alert_if_stalled(self.timeout - left)
             self.moved.wait(min(left, self.timeout / 4))
+
+    def _alert_if_stalled(self, quiet: float) -> None:
+        if quiet > self.timeout / 2 and not self.alerted:
+            self.alerted = True
+            self.alert("Stalled", f"nothing has happened for {quiet:,.0f} s; after {self.timeout:g} s the run ends")
 
 
 def _write_stacks_and_leave(timeout: float) -> None:

@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -58,6 +59,8 @@ class Checkpointer(Callback):
         say: takes a line for the console.
         before_save: called one after another on every rank before a checkpoint is written.
         while_waiting: called every second that training waits for a save.
+        stall: a context for what training waits for, a save's begin and copy among it.
+        saved: told on rank 0 of each checkpoint on the disk: its step, and the seconds since its save began.
     """
 
     def __init__(
@@ -73,6 +76,8 @@ class Checkpointer(Callback):
         say: Callable[[str], None] = print,
         before_save: Sequence[Callable[[], None]] = (),
         while_waiting: Callable[[], None] = lambda: None,
+        stall: Callable[[], AbstractContextManager[None]] = nullcontext,
+        saved: Callable[[int, float], None] = lambda step, seconds: None,
     ) -> None:
         self.folder = folder
         self.interval = interval
@@ -84,6 +89,8 @@ class Checkpointer(Callback):
         self.say = say
         self.before_save = before_save
         self.while_waiting = while_waiting
+        self.stall = stall
+        self.saved = saved
         self.failures = 0  # in a row
         self._copies = HostCopy()
         self._saving: Saving | None = None
@@ -104,10 +111,12 @@ class Checkpointer(Callback):
             assert state.max_duration is not None
             finished = state.timestamp >= Time.from_input(state.max_duration)
             if finished or state.timestamp.batch.value % self.interval == 0:
-                self.save(state, wait=finished)
+                with self.stall():
+                    self.save(state, wait=finished)
 
         elif event == Event.AFTER_TRAIN_BATCH and self._saving:
-            self._saving.wait_for_copy()
+            with self.stall():
+                self._saving.wait_for_copy()
 
     def close(self, state: State, logger: Logger) -> None:
         """However the run ends, what is half written is written to its end, unless that takes long: it may wait for a
@@ -143,9 +152,11 @@ class Checkpointer(Callback):
             history.write(checkpoint, samples)
             self.contents.write(checkpoint)
 
-        step = state.timestamp.batch.value
+        step, began = state.timestamp.batch.value, time.monotonic()
         self._saving = Saving(
-            step, self._copies.of(tensors), lambda copies: self.write(Snapshot(step, tensors, copies, write_rest))
+            step,
+            self._copies.of(tensors),
+            lambda copies: self.write(Snapshot(step, tensors, copies, write_rest), began),
         )
         if wait or not self.asynchronous:
             self.finish(must=wait)
@@ -160,10 +171,13 @@ class Checkpointer(Callback):
         if self.remote:
             self.remote.forget_after(steps_of(checkpoint))
 
-    def write(self, snapshot: Snapshot) -> None:
+    def write(self, snapshot: Snapshot, began: float) -> None:
         """In a thread of its own."""
         assert self._group is not None
         checkpoint = write_checkpoint(self.folder, snapshot, self._group)
+        if dist.get_rank() == 0:
+            with suppress(OSError):  # of a list of events that there is no room for
+                self.saved(snapshot.step, time.monotonic() - began)
         drop_older(self.folder, self.retention, self._group)
         if self.remote:
             copy_checkpoint(self.remote, checkpoint, self.folder.parent, self.retention, self._group)

@@ -24,7 +24,7 @@ from train.recipe import Recipe
 from train.run_directory import RunDirectory
 
 CHECKPOINTS = "checkpoints"
-RUN_FILES = ("recipe.yaml", "manifest.json", "plan.json", "wandb_id", "metrics.jsonl", "events.jsonl")
+RUN_FILES = ("recipe.yaml", "manifest.json", "plan.json", "wandb_id", "mlflow_id", "metrics.jsonl", "events.jsonl")
 FETCHED_AT_ONCE = 8  # files
 
 

@@ -14,8 +14,6 @@ from train.curriculum.shares import normalised, open_groups, way_back
 from train.schema import Problem, join, nearest
 from train.times import readable_time, time_problems
 
-# Rows of metrics.jsonl have these names beside the domains' own under loss/train/.
-RESERVED_DOMAINS = ("total", "cross_entropy", "load_balancing", "router_z")
 SMALLEST_TEMPERATURE = 0.1
 
 
@@ -155,8 +153,8 @@ def count_problems(key: str, counts: Mapping[str, float]) -> Iterator[Problem]:
 
 
 def name_problems(key: str, name: str) -> Iterator[Problem]:
-    if name in RESERVED_DOMAINS or "/" in name:
-        yield key, f"a domain cannot be called {name!r}; metrics use that name"
+    if "/" in name:
+        yield key, f"a domain cannot be called {name!r}: a metric's name has one between its parts"
 
 
 def domain_problems(curriculum: CurriculumConfig, manifest: Manifest, dataset: str) -> Iterator[Problem]:

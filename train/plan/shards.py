@@ -14,23 +14,23 @@ Counts = dict[str, int]
 
 def shards_to_read(recipe: Recipe, manifest: Manifest, plan: Plan, delivered: Sequence[int]) -> dict[str, object]:
     """Shards and bytes by domain, held out, and in all, for a run that draws `delivered` [domains] samples."""
-    dataset = Path(recipe.dataset.path)
+    dataset, remote = Path(recipe.dataset.path), recipe.dataset.remote is not None
     domains, heldout = {}, []
     for order, draws in zip(plan.orders, delivered, strict=True):
         splits = manifest.domains[order.domain].splits
         shards = splits["train"].shards
         touched = [shards[number] for number in order.shards_touched(draws).tolist()]
-        domains[order.domain] = count(dataset / folder_of(order.domain, "train"), touched, len(shards))
+        domains[order.domain] = count(dataset / folder_of(order.domain, "train"), touched, len(shards), remote)
         evaluated = splits["heldout"].shards
-        heldout.append(count(dataset / folder_of(order.domain, "heldout"), evaluated, len(evaluated)))
+        heldout.append(count(dataset / folder_of(order.domain, "heldout"), evaluated, len(evaluated), remote))
     parts = {"domains": domains, "heldout": total(heldout), **total([*domains.values(), *heldout])}
     return {"remote": recipe.dataset.remote, **parts}
 
 
-def count(folder: Path, shards: Sequence[ShardRecord], of: int) -> Counts:
-    """What there is to these shards of a folder that has `of`."""
+def count(folder: Path, shards: Sequence[ShardRecord], of: int, remote: bool) -> Counts:
+    """What there is to these shards of a folder that has `of`, or from which the rest comes."""
     here = file_sizes(folder) if folder.is_dir() else {}
-    missing = [shard.bytes for shard in shards if not is_here(shard.file, here)]
+    missing = [shard.bytes for shard in shards if remote and not is_here(shard.file, here)]
     return {
         "shards": len(shards),
         "of_shards": of,

@@ -21,7 +21,7 @@ from train.plan.places import place_of
 from train.plan.ranks import arrangement
 from train.plan.repeats import repeats
 from train.plan.shards import shards_to_read
-from train.plan.warnings import cache_warnings, warnings
+from train.plan.warnings import cache_warnings, planned_warnings, warnings
 from train.recipe import Recipe
 
 STRETCHES = 50  # that the samples are counted in, so that something can be said on the way
@@ -36,28 +36,16 @@ def summarise(
         memory: bytes of the device of a rank, if they are known.
         say: hears how far it is.
     """
-    parameters = count_parameters(recipe.model)
     used_up = exhaustions(recipe, manifest)
     count_ahead(plan, recipe, recipe.end, say)
     delivered = plan.delivered(recipe.end).tolist()
     domains = domain_totals(plan, recipe, delivered, say)
     shards = shards_to_read(recipe, manifest, plan, delivered)
-    needed = predicted_memory(recipe, ranks, memory)
+    of_recipe = summarise_recipe(recipe, ranks, memory)
     return {
-        "run_name": recipe.run_name,
+        **of_recipe,
         "dataset": manifest.fingerprint,
         "plan": plan.fingerprint,
-        "steps": recipe.steps,
-        "samples": recipe.end,
-        "tokens": recipe.end * recipe.max_seq_len,
-        "tokens_per_step": recipe.step_tokens,
-        "parameters": parameters.total,
-        "active_parameters": parameters.active,
-        "learning_rate": [
-            {"what": what, "to_tokens": steps * recipe.step_tokens} for what, steps in Schedule.of(recipe).parts()
-        ],
-        "layout": arrangement(recipe, ranks),
-        "memory": needed,
         "anchors": [
             {**place_of(recipe, at), "ramp": ramp, "weights": by_domain(plan, plan.weights(at))}
             for at, ramp in anchors(recipe)
@@ -71,7 +59,31 @@ def summarise(
             {"domain": gone.domain, "max_epochs": gone.max_epochs, **place_of(recipe, gone.sample)} for gone in used_up
         ],
         "shards": shards,
-        "warnings": [*warnings(recipe, used_up), *cache_warnings(recipe, domains, shards), *memory_warnings(needed)],
+        "warnings": [
+            *planned_warnings(recipe, manifest),
+            *warnings(recipe, used_up),
+            *cache_warnings(recipe, domains, shards),
+            *memory_warnings(of_recipe["memory"]),
+        ],
+    }
+
+
+def summarise_recipe(recipe: Recipe, ranks: int, memory: int | None = None) -> dict[str, Any]:
+    """The part of it that no dataset is needed for."""
+    parameters = count_parameters(recipe.model)
+    return {
+        "run_name": recipe.run_name,
+        "steps": recipe.steps,
+        "samples": recipe.end,
+        "tokens": recipe.end * recipe.max_seq_len,
+        "tokens_per_step": recipe.step_tokens,
+        "parameters": parameters.total,
+        "active_parameters": parameters.active,
+        "learning_rate": [
+            {"what": what, "to_tokens": steps * recipe.step_tokens} for what, steps in Schedule.of(recipe).parts()
+        ],
+        "layout": arrangement(recipe, ranks),
+        "memory": predicted_memory(recipe, ranks, memory),
     }
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from data.manifest import Manifest
 from data.words import byte_count, join_words, short
 from train.curriculum.build import Exhaustion, moment
+from train.planned_dataset import PLANNED, SHARD_BYTES
 from train.recipe import Recipe
 
 
@@ -22,6 +24,15 @@ def warnings(recipe: Recipe, used_up: Sequence[Exhaustion]) -> Iterator[str]:
         if beyond > 0 or (beyond == 0 and anchor.ramp == "step"):
             tokens = short(recipe.end * recipe.max_seq_len)
             yield f"the run ends at {tokens} tokens, before the anchor at {anchor.at} takes over"
+
+
+def planned_warnings(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
+    """A sentence if the dataset is not there."""
+    if manifest.recipe_fingerprint == PLANNED:
+        yield (
+            f"there is no manifest in {recipe.dataset.path}: the sizes of the domains are those of "
+            f"dataset.planned_tokens, in shards of {byte_count(SHARD_BYTES)}, nothing held out"
+        )
 
 
 def cache_warnings(recipe: Recipe, domains: dict[str, Any], shards: dict[str, Any]) -> Iterator[str]:

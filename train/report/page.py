@@ -41,7 +41,7 @@ def state(run: RunRecord) -> str:
 
 def current_speed(run: RunRecord) -> float:
     """Tokens per second over the newest steps."""
-    return float(np.nanmedian(run.steps["tokens_per_second"][-RECENT_STEPS:]))
+    return float(np.nanmedian(run.steps["throughput/tokens_per_second"][-RECENT_STEPS:]))
 
 
 def seconds_left(run: RunRecord) -> float:
@@ -76,7 +76,7 @@ def headline(run: RunRecord) -> list[Card]:
 def loss_card(run: RunRecord) -> Card:
     ends = heldout_ends(run)
     if not ends:
-        loss = last_finite(smoothed(run.steps["loss/train/cross_entropy"]))
+        loss = last_finite(smoothed(run.steps["loss/cross_entropy"]))
         return "Training loss", nats(loss), "nats per token; nothing evaluated yet"
     loss = float(np.mean(list(ends.values())))
     return "Held-out loss", nats(loss), against_unigram(run) or f"nats, mean of {plural(len(ends), 'domain')}"

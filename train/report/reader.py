@@ -82,6 +82,7 @@ class RunRecord:
     plan: dict[str, Any]
     metrics: Metrics
     measured_at: datetime  # when metrics.jsonl was last written to
+    events: list[dict[str, Any]]  # of events.jsonl, in the order in which they happened
 
     @property
     def domains(self) -> list[str]:
@@ -135,7 +136,7 @@ class RunRecord:
         return record.unigram_loss if record else None
 
     def heldout_loss(self, domain: str) -> Column:
-        return self.evaluations[f"eval/{domain}/loss"]
+        return self.evaluations[f"eval/domain/loss/{domain}"]
 
 
 def read_run_record(run_dir: Path) -> RunRecord:
@@ -149,7 +150,10 @@ def read_run_record(run_dir: Path) -> RunRecord:
     check_is_run(run)
     metrics = read_metrics(run.metrics)
     if not len(metrics.steps):
-        raise RecipeError(f"{run.metrics} holds no step yet; wait until the run's first step is done")
+        raise RecipeError(
+            f"{run.metrics} holds no step yet; wait until the run's first step is done (steps of an older Brickyard, "
+            "which called loss/total loss/train/total, are not read)"
+        )
     return RunRecord(
         run_dir,
         run.recipe.read_text(encoding="utf-8"),
@@ -157,12 +161,17 @@ def read_run_record(run_dir: Path) -> RunRecord:
         read_plan(run.plan),
         metrics,
         datetime.fromtimestamp(run.metrics.stat().st_mtime, UTC),
+        list(iterate_rows(run.events)),
     )
 
 
+def check_is_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise RecipeError(f"{path} is no folder; `brickyard report` takes a run's folder, such as runs/demo")
+
+
 def check_is_run(run: RunDirectory) -> None:
-    if not run.path.is_dir():
-        raise RecipeError(f"{run.path} is no folder; `brickyard report` takes a run's folder, such as runs/demo")
+    check_is_folder(run.path)
     for path in (run.recipe, run.plan):
         if not path.is_file():
             raise RecipeError(f"{run.path} holds no {path.name}, so it is no run's folder (such as runs/demo)")
@@ -184,7 +193,7 @@ def read_metrics(path: Path) -> Metrics:
     routing: Routing | None = None
     for row in iterate_rows(path):
         load = row.pop("moe/tokens_per_expert", None)
-        if "loss/train/total" in row:
+        if "loss/total" in row:
             steps.add(row)
             if load:
                 experts.append(load)

@@ -9,17 +9,29 @@ import numpy as np
 from data.page.figure import colour_of
 from data.page.shell import Section
 from data.page.tables import description_list, table
-from data.words import duration, join_words, nats, percent, plural, short, signed
+from data.words import join_words, nats, percent, plural, short, signed
 from train.report import plots, routing
+from train.report.balance import balance
+from train.report.happened import happened
 from train.report.reader import RunRecord
 from train.report.series import LINE_POINTS, first_finite, last_finite, smoothed
+from train.report.speed import speed
 
 DOMAINS_NAMED = 5  # in a sentence; more are counted
 
 
 def sections(run: RunRecord) -> list[Section]:
     """All of the page below its headline."""
-    return [learning(run), by_domain(run), mix(run), balance(run), preferences(run), speed(run), identity(run)]
+    return [
+        learning(run),
+        by_domain(run),
+        mix(run),
+        balance(run),
+        preferences(run),
+        speed(run),
+        happened(run),
+        identity(run),
+    ]
 
 
 # What each domain's held-out loss came to.
@@ -59,7 +71,7 @@ def learning(run: RunRecord) -> Section:
 
 
 def learning_answer(run: RunRecord) -> str:
-    loss = run.steps["loss/train/cross_entropy"]
+    loss = run.steps["loss/cross_entropy"]
     change = f"went from {nats(loss[0])} to {nats(last_finite(smoothed(loss)))}"
     trained = f"Training loss {change if len(loss) > 1 else f'is {nats(loss[0])}'} nats per token."
     ends = heldout_ends(run)
@@ -92,7 +104,7 @@ def learning_table(run: RunRecord) -> str:
 
 
 def by_domain(run: RunRecord) -> Section:
-    ends = {domain: last_finite(smoothed(run.steps[f"loss/train/{domain}"])) for domain in run.domains}
+    ends = {domain: last_finite(smoothed(run.steps[f"domain/loss/{domain}"])) for domain in run.domains}
     known = {domain: loss for domain, loss in ends.items() if loss is not None}
     never = [domain for domain in run.domains if domain not in known]
     answer = "No domain's loss is known yet."
@@ -138,31 +150,18 @@ def delivered_tokens(run: RunRecord) -> dict[str, float]:
 
 
 def mix_table(run: RunRecord, tokens: dict[str, dict[str, float]]) -> str:
-    columns = ["domain", "tokens asked", "tokens delivered", "epochs asked", "epochs delivered"]
+    columns = ["domain", "tokens asked", "tokens delivered", "epochs delivered"]
     columns += [] if run.finished else ["tokens by the end", "epochs by the end"]
     rows = []
     for domain in run.domains:
         asked, delivered = tokens["asked"][domain], tokens["delivered"][domain]
         plan = run.plan["domains"][domain]
-        epoch = plan["rows"] * run.manifest.max_seq_len
-        cells = [f"{asked:,.0f}", f"{delivered:,.0f}", f"{asked / epoch:.3f}", f"{delivered / epoch:.3f}"]
+        # As each row said: a dataset may have grown, and had shorter epochs before.
+        epochs = last_finite(run.steps[f"mixture/epochs/{domain}"]) or 0.0
+        cells = [f"{asked:,.0f}", f"{delivered:,.0f}", f"{epochs:.3f}"]
         cells += [] if run.finished else [f"{plan['tokens']:,}", f"{plan['epochs']:.3f}"]
         rows.append((swatch(run, domain), cells))
     return table("Tokens and epochs of each domain so far", columns, rows)
-
-
-def balance(run: RunRecord) -> Section:
-    if run.metrics.expert_tokens is None:
-        return Section("balance", "How balanced?", "The run's metrics hold no expert load.")
-    tokens = run.metrics.expert_tokens
-    share = tokens / tokens.mean(axis=1, keepdims=True)
-    answer = (
-        f"Over {plots.newest_steps(run)}, an expert got between {share.min():.2f} and {share.max():.2f} of an equal "
-        "share of its layer's tokens."
-    )
-    idle = int((tokens == 0).sum())
-    answer += f" {plural(idle, 'expert')} got no token at all." if idle else ""
-    return Section("balance", "How balanced?", answer, [plots.expert_load(run), plots.max_violation(run)])
 
 
 def preferences(run: RunRecord) -> Section:
@@ -171,16 +170,6 @@ def preferences(run: RunRecord) -> Section:
     if found is None:
         return Section("routing", title, "Not known yet: it is written at each evaluation and at the run's end.")
     return Section("routing", title, routing.answer(run, found), [routing.heat_map(run, found)])
-
-
-def speed(run: RunRecord) -> Section:
-    seconds, waiting = run.steps["seconds"], run.steps["seconds_waiting_for_data"]
-    answer = (
-        f"{np.nanmedian(run.steps['tokens_per_second']):,.0f} tokens per second in the median step, which takes "
-        f"{duration(float(np.nanmedian(seconds)))}; {percent(float(np.nansum(waiting) / np.nansum(seconds)))} of all "
-        f"step time went into waiting for data. All steps together took {duration(float(np.nansum(seconds)))}."
-    )
-    return Section("speed", "How fast?", answer, [plots.throughput(run), plots.data_wait(run)])
 
 
 def identity(run: RunRecord) -> Section:
