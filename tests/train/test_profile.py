@@ -43,8 +43,8 @@ def test_a_run_is_traced_on_every_rank(workshop: SimpleNamespace, tmp_path: Path
         host = {row: time["host"] for row, time in times.items()}
         assert sum(host.values()) == pytest.approx(sum(steps) / 2, rel=0.01)
         assert min(host.values()) > -0.01  # rounding of what an event holds
-        after_the_step = host["metrics"] + host["checkpoint"] + host["other"]
-        assert sum(host.values()) - after_the_step < 1e3 * (sum(seconds[2:4]) - stall) / 2 < sum(host.values())
+        # Two clocks of the same two steps, whose edges differ by what a loaded machine does between them.
+        assert 0.5 < 1e3 * (sum(seconds[2:4]) - stall) / 2 / sum(host.values()) < 1.5
         assert host["backward: experts"] > host["backward: router"] > 0
         assert host["optimizer"] > 0 and host["clipping"] > 0
         assert ("all-to-all" in host) == (ranks > 1)
