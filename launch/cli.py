@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import DataError
-from launch.numbers import at_least_none, at_least_one, port, probability, temperature
+from launch.arguments import add_command, at_least_one, port, probability, temperature
+from launch.places import add_launch
 from model.errors import ModelError
 from train.errors import Diverged, RecipeError, RunFailed, Stopped, Terminated
 
@@ -35,26 +36,6 @@ Pretrain DBRX-class mixture-of-experts models on a curriculum of data.
   brickyard generate runs/demo --prompt 'def '  text from a run
   brickyard export  runs/demo exported/demo     a Hugging Face folder from a run
   brickyard import  exported/demo weights/demo  a checkpoint from a Hugging Face folder
-"""
-
-CHECKS = """\
-Say whether this machine, and the others of a run, are fit to train a recipe: recipe and dataset, GPUs and their
-health, room for checkpoints; ranks that meet and sum a tensor by gloo or NCCL; clocks, and storage that all share.
-
-  brickyard launch check RECIPE                                                this machine alone
-  brickyard launch check -n 8 --nodes 2 --node-rank R --master HOST:PORT RECIPE   on each of two, at once
-"""
-
-SSH = """\
-Train on hosts that ssh reaches without a password, as the cluster's file lists them. They are checked first; rank 0's
-log is shown; Ctrl-C lets every rank save; after a failure the run goes on from its newest checkpoint by itself. This
-command has to stay (tmux, nohup): when it is gone, ranks save and end.
-"""
-
-OVERRIDES = """\
-Any key of the recipe can be set after it:
-  {command} {recipe} {example}
-Exit codes: 0 done, 2 your mistake (one sentence on stderr says what and where), 1 ours.
 """
 
 
@@ -152,46 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     train = add_command(commands, "train", "train, or go on from the newest checkpoint", "yamls/demo/pretrain.yaml")
     train.set_defaults(run=run_train)
 
-    launch = commands.add_parser(
-        "launch",
-        help="train on many ranks",
-        description="Train a recipe on many ranks, and watch them until all have ended.",
-    )
-    places = launch.add_subparsers(dest="place", required=True, metavar="WHERE")
-    local = add_command(places, "local", "train on several ranks of this machine", "yamls/demo/pretrain.yaml")
-    add_node(local)
-    local.add_argument(
-        "--restarts",
-        metavar="N",
-        type=at_least_none,
-        default=0,
-        help="go on by itself after failures, at most N with no checkpoint between, after 10 s, 20 s, 40 s ... "
-        "(default: %(default)s)",
-    )
-    local.set_defaults(run=run_launch_local)
-    check = add_command(places, "check", "say whether machines are fit to train a recipe", "yamls/demo/pretrain.yaml")
-    check.description = CHECKS
-    add_node(check)
-    check.add_argument("--gpus", metavar="N", type=int, help="that each machine should have (default: those it has)")
-    check.add_argument(
-        "--patience",
-        metavar="SECONDS",
-        type=float,
-        default=90.0,
-        help="in which the other machines must come (default: %(default)g)",
-    )
-    check.set_defaults(run=run_launch_check)
-    ssh = add_cluster(places, "ssh", "train on hosts that ssh reaches", "the commands that would be run")
-    ssh.description = SSH
-    ssh.set_defaults(run=run_launch_ssh)
-    add_control(places)
-    slurm = add_cluster(places, "slurm", "train on the nodes of a SLURM cluster", "the script that would be submitted")
-    slurm.set_defaults(run=run_launch_slurm)
-    kubernetes = add_cluster(
-        places, "kubernetes", "train on pods of a Kubernetes cluster", "the manifest that would be applied"
-    )
-    kubernetes.set_defaults(run=run_launch_kubernetes)
-
+    add_launch(commands)
     summary = "write the W&B workspace that shows a recipe's runs"
     dashboard = add_command(commands, "dashboard", summary, "yamls/demo/pretrain.yaml")
     dashboard.set_defaults(run=run_dashboard)
@@ -308,63 +250,6 @@ def add_generate(commands: argparse._SubParsersAction) -> None:
     generate.set_defaults(run=run_generate)
 
 
-def add_command(
-    commands: argparse._SubParsersAction, name: str, summary: str, recipe: str, options: str = ""
-) -> argparse.ArgumentParser:
-    """`options`: those that the command can't do without, as its example has them."""
-    example = "max_seq_len=512" if name == "prepare" else "max_duration=200ba run_name=short"
-    command = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.epilog = OVERRIDES.format(command=command.prog + options, recipe=recipe, example=example)
-    command.add_argument("recipe", metavar="RECIPE", type=Path, help=f"a YAML file, such as {recipe}")
-    command.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="set a key of the recipe")
-    return command
-
-
-def add_control(places: argparse._SubParsersAction) -> None:
-    """What is asked of a run that was launched, by its name."""
-    status = add_run(places, "status", "say how far a run is, and what its cluster says of it")
-    status.set_defaults(run=run_launch_status)
-    logs = add_run(places, "logs", "print the end of a rank's log")
-    logs.add_argument("-r", "--rank", metavar="R", type=int, default=0, help="whose (default: %(default)s)")
-    logs.add_argument(
-        "-n", "--lines", metavar="N", type=at_least_one, default=50, help="how many (default: %(default)s)"
-    )
-    logs.add_argument("-f", "--follow", action="store_true", help="go on with what is added to it")
-    logs.set_defaults(run=run_launch_logs)
-    stop = add_run(places, "stop", "have every rank save after the step in hand, and end")
-    stop.set_defaults(run=run_launch_stop)
-
-
-def add_run(places: argparse._SubParsersAction, name: str, summary: str) -> argparse.ArgumentParser:
-    place = places.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-    place.add_argument("run_name", metavar="RUN", help="its name, such as demo, or its folder")
-    place.add_argument("--run-root", metavar="DIR", type=Path, default=Path("runs"), help="default: %(default)s")
-    return place
-
-
-def add_node(command: argparse.ArgumentParser) -> None:
-    """Which of a run's machines this is."""
-    command.add_argument("-n", dest="ranks", metavar="N", type=int, help="ranks (default: a rank for each GPU, or one)")
-    command.add_argument("--nodes", metavar="N", type=at_least_one, default=1, help="machines on which this is started")
-    command.add_argument("--node-rank", metavar="R", type=int, default=0, help="which of them this is, from 0 on")
-    command.add_argument(
-        "--master", metavar="HOST:PORT", help="node 0, and a free port of it, where ranks find each other"
-    )
-
-
-def add_cluster(places: argparse._SubParsersAction, name: str, summary: str, printed: str) -> argparse.ArgumentParser:
-    cluster = f"yamls/clusters/{name}.yaml"
-    place = add_command(places, name, summary, "yamls/demo/pretrain.yaml", f" --cluster {cluster}")
-    place.add_argument("--cluster", metavar="FILE", type=Path, required=True, help=f"a YAML file, such as {cluster}")
-    place.add_argument("--dry-run", action="store_true", help=f"print {printed}")
-    return place
-
-
 # Each command imports what it needs when it runs: Composer alone takes ten seconds, and --help should not.
 
 
@@ -404,58 +289,6 @@ def run_train(options: argparse.Namespace) -> int:
     from launch.train import train_command
 
     return train_command(options.recipe, options.overrides)
-
-
-def run_launch_local(options: argparse.Namespace) -> int:
-    from launch.local import launch_local
-    from launch.node import Node
-
-    node = Node(options.node_rank, options.nodes, options.master)
-    return launch_local(options.recipe, options.overrides, options.ranks, node, options.restarts)
-
-
-def run_launch_check(options: argparse.Namespace) -> int:
-    from launch.check import check_command
-    from launch.node import Node
-
-    node = Node(options.node_rank, options.nodes, options.master, options.patience)
-    return check_command(options.recipe, options.overrides, options.ranks, node, options.gpus)
-
-
-def run_launch_status(options: argparse.Namespace) -> int:
-    from launch.control import status_command
-
-    return status_command(options.run_name, options.run_root)
-
-
-def run_launch_logs(options: argparse.Namespace) -> int:
-    from launch.control import logs_command
-
-    return logs_command(options.run_name, options.run_root, options.rank, options.lines, options.follow)
-
-
-def run_launch_stop(options: argparse.Namespace) -> int:
-    from launch.control import stop_command
-
-    return stop_command(options.run_name, options.run_root)
-
-
-def run_launch_ssh(options: argparse.Namespace) -> int:
-    from launch.ssh.launch import launch_ssh
-
-    return launch_ssh(options.recipe, options.overrides, options.cluster, options.dry_run)
-
-
-def run_launch_slurm(options: argparse.Namespace) -> int:
-    from launch.slurm.submit import launch_slurm
-
-    return launch_slurm(options.recipe, options.overrides, options.cluster, options.dry_run)
-
-
-def run_launch_kubernetes(options: argparse.Namespace) -> int:
-    from launch.kubernetes.submit import launch_kubernetes
-
-    return launch_kubernetes(options.recipe, options.overrides, options.cluster, options.dry_run)
 
 
 def run_dashboard(options: argparse.Namespace) -> int:
