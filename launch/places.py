@@ -34,13 +34,13 @@ def add_launch(commands: argparse._SubParsersAction) -> None:
     ssh = add_cluster(places, "ssh", "train on hosts that ssh reaches", "the commands that would be run")
     ssh.description = SSH
     ssh.set_defaults(run=run_launch_ssh)
-    add_control(places)
     slurm = add_cluster(places, "slurm", "train on the nodes of a SLURM cluster", "the script that would be submitted")
     slurm.set_defaults(run=run_launch_slurm)
     kubernetes = add_cluster(
         places, "kubernetes", "train on pods of a Kubernetes cluster", "the manifest that would be applied"
     )
     kubernetes.set_defaults(run=run_launch_kubernetes)
+    add_control(places)
 
 
 def add_local(places: argparse._SubParsersAction) -> None:
