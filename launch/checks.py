@@ -18,15 +18,22 @@ SMI_WITHIN = 60  # seconds
 
 
 def disk_problems(recipe: Recipe, run: RunDirectory) -> Iterator[str]:
-    """`keep_last` checkpoints stay while the next one is written."""
-    each, keep = checkpoint_bytes(recipe.model), recipe.checkpoints.keep_last
-    missing = max(1, keep + 1 - len(whole_checkpoints(run.checkpoints)))
+    """Those that stay at the end, and the one that is being written."""
+    each, stay = checkpoint_bytes(recipe.model), checkpoints_at_the_end(recipe)
+    missing = max(1, stay + 1 - len(whole_checkpoints(run.checkpoints)))
     folder = existing(run.path)
     if (free := shutil.disk_usage(folder).free) < missing * each:
         yield (
             f"{folder} has {byte_count(free)} free, and {missing} more checkpoints of {byte_count(each)} must fit "
-            f"(checkpoints.keep_last={keep}, and one being written); make room, or set run_root"
+            f"({stay} stay by checkpoints.keep_last and keep_every, one is being written); make room, or set run_root"
         )
+
+
+def checkpoints_at_the_end(recipe: Recipe) -> int:
+    """How many a run leaves."""
+    interval = recipe.interval_steps(recipe.save_interval)
+    saved = {*range(interval, recipe.steps + 1, interval), recipe.steps}
+    return len(saved) - len(recipe.retention.superseded(saved))
 
 
 def existing(path: Path) -> Path:

@@ -16,6 +16,7 @@ from data.manifest import Manifest
 from data.mixture.times import parse_time
 from model.config import PARTS, AttentionImplementation, ModelConfig
 from train.cache import cache_limit_problems, parse_size
+from train.checkpoints.retention import Retention
 from train.curriculum.config import CurriculumConfig, domain_problems
 from train.schema import Problem, has_key, nearest
 from train.times import readable_time, time_problems
@@ -357,6 +358,11 @@ class Recipe:
         """Steps between checkpoints that stay for ever."""
         every = self.checkpoints.keep_every
         return None if every is None else self.interval_steps(every)
+
+    @property
+    def retention(self) -> Retention:
+        """Which checkpoints stay."""
+        return Retention(self.checkpoints.keep_last, self.keep_every_steps)
 
     def _exact_samples(self, text: str) -> Fraction:
         time = parse_time(text)

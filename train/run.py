@@ -46,7 +46,6 @@ from train.checkpoints.contents import Contents, dataset_tokenizer
 from train.checkpoints.loading import load_checkpoint
 from train.checkpoints.names import name_of, newest_checkpoint, steps_of
 from train.checkpoints.remote import CHECKPOINTS, RemoteRun, fetch_run
-from train.checkpoints.retention import Retention
 from train.checkpoints.verify import newest_good_checkpoint
 from train.checkpoints.weights import load_weights
 from train.clipping import GradientClipping
@@ -171,7 +170,7 @@ def build_trainer(
     checkpointer = Checkpointer(
         run.checkpoints,
         recipe.interval_steps(recipe.save_interval),
-        Retention(recipe.checkpoints.keep_last, recipe.keep_every_steps),
+        recipe.retention,
         history,
         contents,
         remote=RemoteRun.of(recipe),

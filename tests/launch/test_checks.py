@@ -41,7 +41,7 @@ def test_nvidia_smi_knows_gpus_that_are_ill():
 
 
 def test_room_for_checkpoints_is_asked_for(write_run, monkeypatch, tmp_path):
-    recipe = read_recipe(Recipe, RecipeSource(write_run({"web": [1000]}, ANCHORS)))
+    recipe = read_recipe(Recipe, RecipeSource(write_run({"web": [1000]}, ANCHORS, save_interval="10ba")))
     run, each = RunDirectory.of(recipe), checkpoint_bytes(recipe.model)
 
     def problems(free):
@@ -54,6 +54,8 @@ def test_room_for_checkpoints_is_asked_for(write_run, monkeypatch, tmp_path):
     for steps in (1, 2):
         (run.checkpoints / f"ba0000000{steps}").mkdir(parents=True)
     assert not problems(each) and problems(each - 1)
+    recipe.checkpoints.keep_every = "20ba"  # of 100 steps: 20, 40, 60, 80, 90 and 100
+    assert not problems(5 * each) and problems(5 * each - 1)
 
 
 def test_the_interface_is_the_one_that_leads_there():
