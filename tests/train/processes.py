@@ -18,7 +18,14 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     # Composer imports its algorithms at the first event of a run, which takes half a second.
-    ["tests.train.known_cpu", "train.run", "launch.cli", "torch.distributed.checkpoint", "composer.algorithms"]
+    [
+        "tests.train.known_cpu",
+        "train.run",
+        "launch.cli",
+        "torch.distributed.checkpoint",
+        "composer.algorithms",
+        "wandb",
+    ]
 )
 Prepare = Callable[[], Any]
 

@@ -106,9 +106,9 @@ class Soak:
         victims = ranks if everyone else [self.dice.choice(ranks)]
         if moment in ("step", "term"):
             wait_for_step(self.run, done + 1, ranks)
-            time.sleep(self.dice.uniform(0, 1.2))
+            time.sleep(self.dice.uniform(0, 0.6))
         elif moment == "time":
-            time.sleep(self.dice.uniform(0, 4))
+            time.sleep(self.dice.uniform(0, 3))
         if moment != "save":
             for victim in victims:
                 victim.terminate() if moment == "term" else victim.kill()

@@ -54,7 +54,7 @@ model:
 
 optimizer: {{lr: 3e-3}}
 scheduler: {{name: cosine, warmup: 2ba}}
-wandb: {{mode: offline}}
+wandb: {{mode: disabled}}
 """
 
 
