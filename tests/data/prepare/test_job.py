@@ -469,6 +469,7 @@ def test_a_changed_recipe_redoes_what_depends_on_the_change(root, two_cores, spa
 def test_a_job_that_is_stopped_leaves_the_old_dataset_whole_and_goes_on(root, two_cores, spark, tmp_path, how):
     output = tmp_path / "dataset"
     shutil.copytree(two_cores, output)
+    shutil.copytree(work_of(two_cores), work_of(output))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **IN_PROJECT}
     with subprocess.Popen(command(tmp_path, recipe(root, output, seed=99)), **pipes) as process:
         wanted = "writing" if how == signal.SIGKILL else "reading"
