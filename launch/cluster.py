@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import ClassVar, TypeVar
 
 from train.errors import RecipeError
 from train.inputs import read_run
+from train.plan.warnings import planned_warnings
 from train.reader import RecipeSource, read_recipe
 from train.recipe import Recipe
 from train.run_directory import RunDirectory, write_whole
@@ -58,16 +60,19 @@ C = TypeVar("C", bound=Cluster)
 
 
 def read_launch(
-    schema: type[C], cluster_path: Path, path: Path, overrides: Sequence[str]
+    schema: type[C], source: RecipeSource, path: Path, overrides: Sequence[str], dry_run: bool
 ) -> tuple[C, Recipe, RunDirectory]:
-    """The cluster, the recipe, which divides over its ranks, and the run, which that recipe may begin or go on with.
+    """The cluster of `source`, the recipe at `path`, which divides over its ranks, and the run, which that recipe may
+    begin or go on with. For a dry run no dataset need be there, if the recipe says how large it is planned to be.
 
     Raises:
         RecipeError: the recipe or the cluster is wrong, or they do not divide.
         DataError: the dataset is not whole.
     """
-    cluster = read_recipe(schema, RecipeSource(cluster_path))
-    recipe, manifest = read_run(path, overrides, cluster.nodes * cluster.ranks_per_node)
+    cluster = read_recipe(schema, source)
+    recipe, manifest = read_run(path, overrides, cluster.nodes * cluster.ranks_per_node, planned=dry_run)
+    for sentence in planned_warnings(recipe, manifest):
+        print(f"launch: warning: {sentence}", file=sys.stderr)
     run = RunDirectory.of(recipe)
     run.check_same_run(recipe, manifest)
     return cluster, recipe, run

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launch.arguments import add_command, at_least_none, at_least_one
+
+if TYPE_CHECKING:
+    from train.reader import RecipeSource
 
 CHECKS = """\
 Say whether this machine, and the others of a run, are fit to train a recipe: recipe and dataset, GPUs and their
@@ -108,8 +112,22 @@ def add_cluster(places: argparse._SubParsersAction, name: str, summary: str, pri
     cluster = f"yamls/clusters/{name}.yaml"
     place = add_command(places, name, summary, "yamls/demo/pretrain.yaml", f" --cluster {cluster}")
     place.add_argument("--cluster", metavar="FILE", type=Path, required=True, help=f"a YAML file, such as {cluster}")
+    place.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="set a key of the cluster's file, such as nodes=4; may be given again",
+    )
     place.add_argument("--dry-run", action="store_true", help=f"print {printed}")
     return place
+
+
+def cluster_of(options: argparse.Namespace) -> RecipeSource:
+    """The cluster's file, and what was set of it."""
+    from train.reader import RecipeSource
+
+    return RecipeSource(options.cluster, tuple(options.set))
 
 
 # As in launch/cli.py, each imports what it needs when it runs.
@@ -152,16 +170,16 @@ def run_launch_stop(options: argparse.Namespace) -> int:
 def run_launch_ssh(options: argparse.Namespace) -> int:
     from launch.ssh.launch import launch_ssh
 
-    return launch_ssh(options.recipe, options.overrides, options.cluster, options.dry_run)
+    return launch_ssh(options.recipe, options.overrides, cluster_of(options), options.dry_run)
 
 
 def run_launch_slurm(options: argparse.Namespace) -> int:
     from launch.slurm.submit import launch_slurm
 
-    return launch_slurm(options.recipe, options.overrides, options.cluster, options.dry_run)
+    return launch_slurm(options.recipe, options.overrides, cluster_of(options), options.dry_run)
 
 
 def run_launch_kubernetes(options: argparse.Namespace) -> int:
     from launch.kubernetes.submit import launch_kubernetes
 
-    return launch_kubernetes(options.recipe, options.overrides, options.cluster, options.dry_run)
+    return launch_kubernetes(options.recipe, options.overrides, cluster_of(options), options.dry_run)

@@ -16,8 +16,8 @@ from train.recipe import Recipe
 from train.run_directory import write_whole
 
 
-def launch_kubernetes(path: Path, overrides: Sequence[str], cluster_path: Path, dry_run: bool = False) -> int:
-    """Give the recipe at `path` to the cluster that `cluster_path` describes. Returns the exit code.
+def launch_kubernetes(path: Path, overrides: Sequence[str], source: RecipeSource, dry_run: bool = False) -> int:
+    """Give the recipe at `path` to the cluster that `source` describes. Returns the exit code.
 
     `dry_run`: print the manifest that would be applied, and do nothing.
 
@@ -25,9 +25,9 @@ def launch_kubernetes(path: Path, overrides: Sequence[str], cluster_path: Path, 
         RecipeError: the recipe or the cluster is wrong, they do not divide, or Kubernetes refuses the job.
         DataError: the dataset is not whole.
     """
-    cluster, recipe, run = read_launch(KubernetesCluster, cluster_path, path, overrides)
+    cluster, recipe, run = read_launch(KubernetesCluster, source, path, overrides, dry_run)
     snapshot = Snapshot.next_of(run)
-    check_seen_by_pods(RecipeSource(cluster_path), cluster, snapshot, recipe)
+    check_seen_by_pods(source, cluster, snapshot, recipe)
     jobset = manifest(cluster, recipe.run_name, Path.cwd(), snapshot)
     text = yaml.safe_dump(jobset, sort_keys=False, width=120)
     if dry_run:

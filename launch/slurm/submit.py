@@ -10,11 +10,12 @@ from launch.cluster import check_here, give, read_launch
 from launch.slurm.cluster import SlurmCluster
 from launch.slurm.script import Job, job_script
 from launch.snapshot import Snapshot
+from train.reader import RecipeSource
 from train.run_directory import write_whole
 
 
-def launch_slurm(path: Path, overrides: Sequence[str], cluster_path: Path, dry_run: bool = False) -> int:
-    """Submit the recipe at `path` to the cluster that `cluster_path` describes. Returns the exit code.
+def launch_slurm(path: Path, overrides: Sequence[str], source: RecipeSource, dry_run: bool = False) -> int:
+    """Submit the recipe at `path` to the cluster that `source` describes. Returns the exit code.
 
     `dry_run`: print the script that would be submitted, and do nothing.
 
@@ -22,7 +23,7 @@ def launch_slurm(path: Path, overrides: Sequence[str], cluster_path: Path, dry_r
         RecipeError: the recipe or the cluster is wrong, they do not divide, or SLURM refuses the job.
         DataError: the dataset is not whole.
     """
-    cluster, recipe, run = read_launch(SlurmCluster, cluster_path, path, overrides)
+    cluster, recipe, run = read_launch(SlurmCluster, source, path, overrides, dry_run)
     snapshot = Snapshot.next_of(run)
     logs = run.path.resolve() / "logs"
     script = job_script(

@@ -20,13 +20,14 @@ from launch.ssh.commands import Job, check, connect, dry_run, order, script, tra
 from launch.ssh.fleet import LOST, STOPPED, Fleet, Unready
 from launch.ssh.host import Order
 from train.errors import RecipeError, Terminated
+from train.reader import RecipeSource
 from train.run_directory import RunDirectory
 
 CHECK_WITHIN = 400.0  # seconds; launch/meeting.py takes 280 at the most
 
 
-def launch_ssh(path: Path, overrides: Sequence[str], cluster_path: Path, dry: bool = False) -> int:
-    """Train the recipe at `path` on the hosts that `cluster_path` names. Returns the exit code, as `launch_local`.
+def launch_ssh(path: Path, overrides: Sequence[str], source: RecipeSource, dry: bool = False) -> int:
+    """Train the recipe at `path` on the hosts that `source` names. Returns the exit code, as `launch_local`.
 
     `dry`: print the commands, and do nothing.
 
@@ -34,9 +35,9 @@ def launch_ssh(path: Path, overrides: Sequence[str], cluster_path: Path, dry: bo
         RecipeError: the recipe or the cluster is wrong, they do not divide, or a host is not fit for the run.
         DataError: the dataset is not whole.
     """
-    cluster, recipe, run = read_launch(SshCluster, cluster_path, path, overrides)
+    cluster, recipe, run = read_launch(SshCluster, source, path, overrides, dry)
     snapshot = Snapshot.next_of(run)
-    job = Job(run.path.resolve(), Path.cwd(), snapshot, cluster.python or sys.executable, cluster_path)
+    job = Job(run.path.resolve(), Path.cwd(), snapshot, cluster.python or sys.executable, source.path)
     if dry:
         print(dry_run(cluster, job), end="")
         return 0

@@ -20,7 +20,7 @@ from train.recipe import Recipe
 YAMLS = Path(__file__).parents[2] / "yamls"
 LARGE = YAMLS / "dbrx-132b" / "pretrain.yaml"
 RUNGS = {"25m": 25e6, "100m": 100e6, "400m": 400e6, "1.6b": 1.6e9, "7b": 7e9}
-COMMAND = re.compile(r"^#   brickyard (plan .*)$", re.MULTILINE)
+ASKED = ("nodes", "gpus-per-node")  # of sbatch
 
 WriteRun = Callable[..., Path]
 
@@ -32,9 +32,10 @@ def anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
 
 
-def commands(recipe: Path) -> list[list[str]]:
-    """The `brickyard plan` commands that the recipe's first comment shows."""
-    words = [line.split() for line in COMMAND.findall(recipe.read_text())]
+def commands(recipe: Path, name: str = "plan") -> list[list[str]]:
+    """The commands `brickyard NAME ...` that the recipe's first comment shows."""
+    text = recipe.read_text().replace("\\\n#", "")
+    words = [line.split() for line in re.findall(rf"^#   brickyard ({name} .*)$", text, re.MULTILINE)]
     return [[str(YAMLS.parent / word) if word.startswith("yamls/") else word for word in line] for line in words]
 
 
@@ -80,6 +81,20 @@ def test_132b_on_3072_ranks(capsys: pytest.CaptureFixture[str]) -> None:
         memory = summary["memory"]
         assert memory["device"] == "gpu" and memory["bytes"] < memory["limit"] == 80 * 2**30
         assert memory["parts"]["parameters"] == 4 * (131_596_523_520 / 512 + routers)
+
+
+@pytest.mark.parametrize("path", [LARGE, *(YAMLS / "ladder").glob("[0-9]*")], ids=lambda path: path.stem)
+def test_a_dry_run_prints_the_job_of_as_many_ranks(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With no dataset there, and no SLURM."""
+    [launched] = commands(path, "launch")
+    ranks = planned(commands(path)[0], capsys)["layout"]["ranks"]
+    assert main(launched) == 0
+    said = capsys.readouterr()
+    nodes, gpus = (int(re.findall(rf"^#SBATCH --{name}=(\d+)$", said.out, re.MULTILINE)[0]) for name in ASKED)
+    assert nodes * gpus == ranks and f"launch local -n {gpus} " in said.out
+    assert said.err.startswith("launch: warning: there is no manifest in ") and said.err.count("\n") == 1
+    assert main([*launched, "--set", "nodes=0"]) == 2
+    assert capsys.readouterr().err == "brickyard launch: override nodes=0: expected 1 or more, found 0\n"
 
 
 def mesh(summary: dict[str, Any]) -> tuple[int, ...]:
