@@ -32,13 +32,14 @@ class Cluster:
     gpus_per_node: int | None = None  # null: none are asked for
     cpus_per_rank: int | None = None  # null: those that the nodes are given with
     restarts: int = 3  # after failures; when the cluster takes nodes back, that is not counted
+    restart_wait: int = 30  # seconds before the first restart, twice as many before each further one
     environment: dict[str, str] = field(default_factory=dict)  # of every rank, such as NCCL_DEBUG: WARN; no secrets
 
     place_of_secrets: ClassVar[str]
 
     def problems(self) -> Iterator[Problem]:
         yield from self.at_least(1, "nodes", "ranks_per_node", "gpus_per_node", "cpus_per_rank")
-        yield from self.at_least(0, "restarts")
+        yield from self.at_least(0, "restarts", "restart_wait")
         if self.gpus_per_node is not None and self.ranks_per_node > self.gpus_per_node:
             yield (
                 "ranks_per_node",

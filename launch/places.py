@@ -73,6 +73,20 @@ def add_check(places: argparse._SubParsersAction) -> None:
         default=90.0,
         help="in which the other machines must come (default: %(default)g)",
     )
+    check.add_argument(
+        "--restart",
+        metavar="N",
+        type=at_least_none,
+        default=0,
+        help="which restart of a job comes to this: before any, wait (default: its start, %(default)s)",
+    )
+    check.add_argument(
+        "--restart-wait",
+        metavar="SECONDS",
+        type=at_least_none,
+        default=30,
+        help="before the first one, twice as long after each start without a checkpoint (default: %(default)s)",
+    )
     check.set_defaults(run=run_launch_check)
 
 
@@ -146,7 +160,15 @@ def run_launch_check(options: argparse.Namespace) -> int:
     from launch.node import Node
 
     node = Node(options.node_rank, options.nodes, options.master, options.patience)
-    return check_command(options.recipe, options.overrides, options.ranks, node, options.gpus)
+    return check_command(
+        options.recipe,
+        options.overrides,
+        options.ranks,
+        node,
+        options.gpus,
+        options.restart,
+        options.restart_wait,
+    )
 
 
 def run_launch_status(options: argparse.Namespace) -> int:

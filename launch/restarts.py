@@ -5,10 +5,21 @@ from __future__ import annotations
 import time
 
 from launch.say import say
+from train.callbacks.metrics_file import iterate_rows
+from train.events import SAVED, START
 from train.run_directory import RunDirectory
 
 FAILED, STOPPED = 1, 143  # exit codes
 LONGEST_WAIT = 600  # seconds
+
+
+def wait_of_restart(run: RunDirectory, wait: int) -> int:
+    """Seconds before a restart, where the cluster counts restarts but does not wait: `wait`, and twice as many for each
+    start but the first one since the newest checkpoint."""
+    events = [row["event"] for row in iterate_rows(run.events)]
+    in_vain = events[::-1].index(SAVED) if SAVED in events else len(events)
+    starts = events[len(events) - in_vain :].count(START)
+    return min(wait * 2 ** max(0, starts - 1), LONGEST_WAIT)
 
 
 class Restarts:

@@ -12,6 +12,7 @@ from launch.snapshot import Snapshot
 
 JOB, CHECK, CONTAINER, PORT = "nodes", "check", "train", 29500
 LONGEST = 63  # characters of a DNS label, which the name of a pod must be
+RESTART, ATTEMPT = "RESTART", "jobset.sigs.k8s.io/restart-attempt"  # a variable, and what JobSet notes on each pod
 DROPPED: tuple[Any, ...] = (None, [], {})
 
 
@@ -100,10 +101,17 @@ def pod(cluster: KubernetesCluster, name: str, folder: Path, snapshot: Snapshot)
         serviceAccountName=cluster.service_account,
         nodeSelector=cluster.node_selector,
         tolerations=[toleration(each) for each in cluster.tolerations],
-        initContainers=[container(cluster, CHECK, check_command(cluster, name, snapshot), folder, snapshot)],
+        initContainers=[check(cluster, name, folder, snapshot)],
         containers=[container(cluster, CONTAINER, command(cluster, name, snapshot), folder, snapshot)],
         volumes=[{"name": "shm", "emptyDir": {"medium": "Memory"}}, *volumes],  # a container's own has 64 MB
     )
+
+
+def check(cluster: KubernetesCluster, name: str, folder: Path, snapshot: Snapshot) -> dict[str, Any]:
+    """Knows which restart it belongs to."""
+    made = container(cluster, CHECK, check_command(cluster, name, snapshot), folder, snapshot)
+    field = {"fieldPath": f"metadata.annotations['{ATTEMPT}']"}
+    return {**made, "env": [{"name": RESTART, "valueFrom": {"fieldRef": field}}, *made["env"]]}
 
 
 def container(
@@ -130,7 +138,8 @@ def command(cluster: KubernetesCluster, name: str, snapshot: Snapshot) -> list[s
 def check_command(cluster: KubernetesCluster, name: str, snapshot: Snapshot) -> list[str]:
     """What finds out before whether the pods are fit, and meet."""
     gpus = [] if cluster.gpus_per_node is None else ["--gpus", str(cluster.gpus_per_node)]
-    return launch(cluster, name, snapshot, "check", *gpus, "--patience", str(cluster.start_within))
+    restart = ["--restart", f"$({RESTART})", "--restart-wait", str(cluster.restart_wait)]  # a JobSet restarts at once
+    return launch(cluster, name, snapshot, "check", *gpus, "--patience", str(cluster.start_within), *restart)
 
 
 def launch(cluster: KubernetesCluster, name: str, snapshot: Snapshot, *what: str) -> list[str]:

@@ -22,7 +22,6 @@ class SlurmCluster(Cluster):
     qos: str | None = None
     time: str | None = None  # the limit, such as "24:00:00" or "2-00:00:00"; null: the partition's
     save_before: int = 300  # seconds before the limit when the run saves and ends, to be requeued
-    restart_wait: int = 30  # seconds before the first restart, twice as many before each further one
     options: list[str] = field(default_factory=list)  # of sbatch, such as --exclusive (all CPUs, too)
     setup: list[str] = field(default_factory=list)  # lines of shell run before, such as `module load cuda`
     python: str | None = None  # an interpreter that every node has; null: the one that submits
@@ -32,7 +31,6 @@ class SlurmCluster(Cluster):
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
         yield from self.at_least(1, "save_before")
-        yield from self.at_least(0, "restart_wait")
         if self.time is not None and not TIME.fullmatch(self.time):
             yield "time", f'expected hours or days in quotes, such as "24:00:00" or "2-00:00:00", found {self.time}'
         for index, option in enumerate(self.options):

@@ -30,7 +30,6 @@ class SshCluster(Cluster):
     python: str | None = None  # an interpreter that every host has; null: the one that launches
     secrets: list[str] = field(default_factory=list)  # variables that are set where you launch, handed to every rank
     restarts: int = 10
-    restart_wait: int = 30  # seconds before the first restart, twice as many before each further one, 600 at most
     lost_after: int = 60  # seconds without a word from a host, or to a host, after which it is given up
     save_within: int = 300  # seconds that ranks have for the step in hand and the save when the launcher is gone
 
@@ -44,7 +43,7 @@ class SshCluster(Cluster):
             yield "hosts", "expected the names of hosts"
             return
         yield from super().problems()
-        yield from self.at_least(1, "port", "master_port", "restart_wait", "save_within")
+        yield from self.at_least(1, "port", "master_port", "save_within")
         yield from self.at_least(3, "lost_after")
         for index, host in enumerate(self.hosts):
             if not HOST.fullmatch(host):

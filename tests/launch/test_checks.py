@@ -5,7 +5,9 @@ from types import SimpleNamespace
 from launch.checks import disk_problems, smi_problems
 from launch.meeting import Machine, clock_problems, unseen
 from launch.node import interface_towards
+from launch.restarts import wait_of_restart
 from train.checkpoints.size import checkpoint_bytes
+from train.events import record
 from train.reader import RecipeSource, read_recipe
 from train.recipe import Recipe
 from train.run_directory import RunDirectory
@@ -61,3 +63,13 @@ def test_room_for_checkpoints_is_asked_for(write_run, monkeypatch, tmp_path):
 def test_the_interface_is_the_one_that_leads_there():
     assert interface_towards("127.0.0.1") is None
     assert interface_towards("no.such.host.invalid") is None
+
+
+def test_a_restart_waits_longer_after_each_start_without_a_checkpoint(tmp_path):
+    run = RunDirectory(tmp_path)
+    waits = [wait_of_restart(run, 30)]
+    for event in ("start", "start", "start", "saved", "start", "rollback", "start"):
+        record(run, event)
+        waits.append(wait_of_restart(run, 30))
+    assert waits == [30, 30, 60, 120, 30, 30, 30, 60]
+    assert wait_of_restart(run, 400) == 600
