@@ -76,9 +76,20 @@ def status_command(name: str, root: Path) -> int:
         print(f"{run.path}: step {row['batch']:,}, {short(row['tokens'])} tokens{loss}, {ago} ago")
     else:
         print(f"{run.path}: no step yet")
+    print(state_of(run))
     checkpoint = newest_checkpoint(run.checkpoints)
     print(f"newest checkpoint: {checkpoint or 'none'}")
     return 0
+
+
+def state_of(run: RunDirectory) -> str:
+    """What its folder tells, whoever has launched it."""
+    steps = json.loads(run.plan.read_text())["steps"] if run.plan.exists() else None
+    if run.is_taken():
+        return "a process is training it"
+    if steps is not None and run.steps_done() >= steps:
+        return f"finished: {steps:,} steps are done"
+    return "no process that is seen from here is training it; what has launched it goes on with it"
 
 
 def last_row(run: RunDirectory) -> dict[str, Any]:

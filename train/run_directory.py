@@ -92,6 +92,17 @@ class RunDirectory:
         file.flush()
         return file
 
+    def is_taken(self) -> bool:
+        """Whether a process trains it, as far as this machine's view of the folder tells."""
+        if not (lock := self.path / ".lock").exists():
+            return False
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     def changes(self, recipe: Recipe) -> list[Change]:
         """What the recipe says otherwise than the one that the run was last started with; nothing for a new run."""
         if not self.recipe.exists():
