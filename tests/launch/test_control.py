@@ -10,6 +10,7 @@ import pytest
 import launch.control
 from launch.cli import main
 from launch.local import Rank, Watch
+from train.checkpoints.checksums import write_checksums
 from train.run_directory import RunDirectory
 
 ROW = {"batch": 1200, "tokens": 4_915_200, "loss/cross_entropy": 3.25}
@@ -51,8 +52,10 @@ def test_status_says_how_far_a_run_is(run, capfd):
         assert main(["launch", "status", "demo"]) == 0
         assert "a process is training it" in capfd.readouterr().out
     (run / "plan.json").write_text('{"steps": 1200}')
-    (run / "checkpoints" / "ba00001200").mkdir(parents=True)
-    (run / "checkpoints" / "latest").write_text("ba00001200\n")
+    checkpoint = run / "checkpoints" / "ba00001200"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text("{}")
+    write_checksums(checkpoint, {})
     assert main(["launch", "status", "demo"]) == 0
     assert "finished: 1,200 steps are done" in capfd.readouterr().out
     assert main(["launch", "status", str(run)]) == 0
