@@ -19,7 +19,7 @@ from processes import brickyard
 from slurm_cluster import NODES, ask, slurm_cluster, wait_for, why_not
 from wandb_records import of_kind, wandb_records
 
-OPTIONS = ("max_duration=240ba", "save_interval=15ba", "eval_interval=120ba")
+OPTIONS = ("max_duration=240ba", "save_interval=15ba", "eval_interval=120ba", "wandb.mode=offline")
 CLUSTER = """\
 nodes: 2
 ranks_per_node: 1
@@ -108,7 +108,7 @@ def test_both_nodes_run_a_job(slurm: Path) -> None:
 
 
 def test_failed_limited_and_preempted_the_run_goes_on(workshop: SimpleNamespace, slurm: Path) -> None:
-    job = Job(workshop, "spoilt")
+    job = Job(workshop, "spoilt-slurm")
     job.wait_for_step(20)
     os.kill(processes_of(job.run)["rank1.log"], signal.SIGKILL)
     wait_for(lambda: "restart 1 of 1" in job.log, "restart", 60)
@@ -129,9 +129,18 @@ def test_failed_limited_and_preempted_the_run_goes_on(workshop: SimpleNamespace,
 
     job.wait_for_state("COMPLETED", "ExitCode=0:0")
     assert "done: 240 steps" in job.log
-    local = ["launch", "local", "-n", "2", str(workshop.recipe), "run_name=whole", *OPTIONS, "wandb.mode=disabled"]
-    assert brickyard(local, workshop.root / "whole.log") == [0]
-    assert rows(job.run) == rows(workshop.root / "runs" / "whole")
+    local = [
+        "launch",
+        "local",
+        "-n",
+        "2",
+        str(workshop.recipe),
+        "run_name=whole-slurm",
+        *OPTIONS,
+        "wandb.mode=disabled",
+    ]
+    assert brickyard(local, workshop.root / "whole-slurm.log") == [0]
+    assert rows(job.run) == rows(workshop.root / "runs" / "whole-slurm")
     shown = [
         row for start in wandb_records(job.run) for row in of_kind(start, "history") if "loss/total" in row["item"]
     ]

@@ -85,22 +85,22 @@ def wait_for_step(run: Path, step: int, launcher: subprocess.Popen, log: Path) -
 
 def test_whatever_happens_the_run_goes_on(workshop: SimpleNamespace, hosts: Hosts, launch: Any) -> None:
     """The launcher killed, the launcher asked to end, the cable pulled: the steps are those of one run."""
-    run, log = workshop.root / "runs" / "spoilt", workshop.root / "spoilt.log"
-    launcher = launch("spoilt", "dist_timeout=30")
+    run, log = workshop.root / "runs" / "spoilt-ssh", workshop.root / "spoilt-ssh.log"
+    launcher = launch("spoilt-ssh", "dist_timeout=30")
     wait_for_step(run, 25, launcher, log)
     assert len(processes_of(run)) >= 2
     launcher.kill()
     wait_for(lambda: not processes_of(run), "end of ranks", 60)
     assert (run / "logs" / "rank0.log").read_text().count("which is saved") == 1
 
-    launcher = launch("spoilt", "dist_timeout=30")
+    launcher = launch("spoilt-ssh", "dist_timeout=30")
     wait_for_step(run, len(rows(run)) + 25, launcher, log)
     launcher.send_signal(signal.SIGINT)
     assert launcher.wait(60) == 130, log.read_text()
     assert (run / "logs" / "rank0.log").read_text().count("which is saved") == 2
     assert not processes_of(run)
 
-    launcher = launch("spoilt", "dist_timeout=30")
+    launcher = launch("spoilt-ssh", "dist_timeout=30")
     wait_for_step(run, len(rows(run)) + 25, launcher, log)
     hosts.plug("down")
     time.sleep(2)  # which is nothing
@@ -118,11 +118,11 @@ def test_whatever_happens_the_run_goes_on(workshop: SimpleNamespace, hosts: Host
 
     kept = [file.read_text() for file in run.rglob("*") if file.suffix in (".log", ".yaml", ".json")]
     assert not any("not-to-be-seen" in text for text in [said, *kept])
-    local = ["launch", "local", "-n", "2", str(workshop.recipe), "run_name=whole", *OPTIONS, "wandb.mode=disabled"]
-    assert brickyard(local, workshop.root / "whole.log") == [0]
-    assert rows(run) == rows(workshop.root / "runs" / "whole")
+    local = ["launch", "local", "-n", "2", str(workshop.recipe), "run_name=whole-ssh", *OPTIONS, "wandb.mode=disabled"]
+    assert brickyard(local, workshop.root / "whole-ssh.log") == [0]
+    assert rows(run) == rows(workshop.root / "runs" / "whole-ssh")
 
-    launcher = launch("spoilt", "max_duration=400ba", nodes="node-a")  # on one host alone
+    launcher = launch("spoilt-ssh", "max_duration=400ba", nodes="node-a")  # on one host alone
     wait_for_step(run, 205, launcher, log)
     assert main(["launch", "stop", str(run)]) == 0
     assert launcher.wait(60) == 143, log.read_text()
