@@ -40,7 +40,7 @@ from train.recipe import OptimizerConfig, ParallelConfig
 BATCH, VOCABULARY = 8, 40
 SEED = 7
 # Triton's interpreter takes seconds for a step of a hundred tokens.
-STEPS = {"torch": 20, "megablocks": int(os.environ.get("MEGABLOCKS_STEPS", "3"))}
+STEPS = {"torch": 20, "megablocks": int(os.environ.get("MEGABLOCKS_STEPS", "2"))}
 TOKENS = {"torch": 12, "megablocks": 3}
 OPTIMIZER = OptimizerConfig(lr=1e-3, clip_norm=0.5)
 

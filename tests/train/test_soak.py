@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from soak import WAYS, WITHOUT_CHANCE, Soak, Way, worst_differences
 
 KILLS = 30
-ON_ONE_LAYOUT = 6
+ON_ONE_LAYOUT = 4
 
 
 def test_random_kills_with_another_layout_after_each(workshop: SimpleNamespace) -> None:
