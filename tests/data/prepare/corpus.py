@@ -4,9 +4,12 @@ import hashlib
 import json
 import random
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from omegaconf import OmegaConf
 from quick import QUICK
 
 from data.manifest import folder_of
@@ -26,6 +29,7 @@ TEXT = SourceFormat.text
 MIN_CHARACTERS = 20
 HELDOUT = 0.2
 SEED = 5
+IN_PROJECT = {"cwd": Path(__file__).parents[3]}
 
 
 def sentences(seed, count):
@@ -156,3 +160,15 @@ def content(file):
 
 def hash_of(text):
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def command(folder, prepared):
+    """Of a shell, to prepare a recipe, which is written into the folder."""
+    path = folder / "recipe.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(prepared)))
+    return [sys.executable, "-m", "launch", "prepare", str(path)]
+
+
+def work_of(output):
+    """The folder of a dataset's finished stages."""
+    return output.parent / f".{output.name}.work"
