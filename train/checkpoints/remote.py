@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from data.errors import DataError
@@ -132,11 +133,42 @@ def fetch_run(recipe: Recipe, run: RunDirectory, say: Callable[[str], None]) -> 
     remote = RemoteRun.of(recipe)
     if remote is None:
         return
-    try:
+    with _in_a_sentence(f"can't fetch the run from {remote.store.url}"):
         run.path.mkdir(parents=True, exist_ok=True)
         with (run.path / ".fetching").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             remote.fetch_newest(run, say)
-    except Exception as error:  # each kind of store has its own
+
+
+def send_newest(recipe: Recipe, run: RunDirectory, say: Say) -> None:
+    """Copies the newest checkpoint of a finished run, which could not be copied when it ended; nothing if it was.
+
+    Raises:
+        RecipeError: it can't be read or copied, or another process is training the run.
+    """
+    remote, newest = RemoteRun.of(recipe), newest_checkpoint(run.checkpoints)
+    if remote is None or newest is None:
+        return
+    with run.lock(), _in_a_sentence(f"can't copy {newest} to {remote.store.url}"):
+        if steps_of(newest) in remote.steps():
+            return
+        sums = read_checksums(newest)
+        total = byte_count(sum(known.bytes for known in sums.values()))
+        say(f"copying {newest.name} to {remote.store.url}, where it is not yet ({total})")
+        if found := damages(newest, sums, sums):  # and the copies that it would replace may be good
+            raise ValueError(found[0])
+        progress = patient(say)
+        for name in sums:
+            remote.put_files(newest, [name])
+            progress(f"copied {name} of {newest.name}")
+        remote.complete(newest, run.path, recipe.retention)
+
+
+@contextmanager
+def _in_a_sentence(what: str) -> Iterator[None]:
+    """Each kind of store has errors of its own."""
+    try:
+        yield
+    except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise RecipeError(f"can't fetch the run from {remote.store.url}: {reason}") from None
+        raise RecipeError(f"{what}: {reason}") from None

@@ -1,0 +1,71 @@
+"""A save that goes on beside training."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+
+
+class Saving:
+    """A save that goes on in a thread: `copy`, then `write` with what it has copied.
+
+    Attributes:
+        error: what it ended with, if that is one.
+    """
+
+    def __init__(self, step: int, copy: Callable[[], Tensors], write: Callable[[Tensors], object]) -> None:
+        self.step = step
+        self._copy = copy
+        self._write = write
+        self._copied = threading.Event()
+        self.error: BaseException | None = None
+        # A daemon: a process that ends by an error does not stay for others that will never answer.
+        self._thread = threading.Thread(target=self._run, name=f"checkpoint of step {step}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            try:
+                copies = self._copy()
+            finally:
+                self._copied.set()
+            self._write(copies)
+        except BaseException as error:
+            self.error = error
+
+    def wait_for_copy(self) -> None:
+        """Returns when the tensors may change."""
+        self._copied.wait()
+
+    def wait(self, at_most: float) -> None:
+        """Wait this many seconds for its end."""
+        self._thread.join(at_most)
+
+    def wait_together(
+        self, group: dist.ProcessGroup | None, meanwhile: Callable[[], None] = lambda: None
+    ) -> BaseException | None:
+        """Wait until every rank's part is done, and return what this one's ended with. Called on every rank.
+
+        A save may take long, a rank may not: they ask each other every second, so that one which is gone or hangs
+        ends the others after the group's timeout, as it would in training.
+
+        Args:
+            group: on which nothing else is sent, gloo's.
+            meanwhile: called every second.
+
+        Raises:
+            RuntimeError: gloo's, of a rank that is gone or does not answer.
+        """
+        going_on = torch.ones(())
+        while going_on:
+            self._thread.join(timeout=1.0)
+            going_on.fill_(self._thread.is_alive())
+            dist.all_reduce(going_on, dist.ReduceOp.MAX, group)
+            meanwhile()
+        return self.error
