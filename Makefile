@@ -50,7 +50,7 @@ test: setup ## run every test
 	$(BIN)/python -m pytest
 
 test-cluster: setup ## run the tests that start a Spark or a SLURM cluster, or hosts with sshd, on this machine
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m cluster -rs
 
 soak: setup ## kill and resume a small run on random layouts for MINUTES (10) minutes
 	$(BIN)/python tests/train/soak.py $(or $(MINUTES),10)
