@@ -84,12 +84,16 @@ def status_command(name: str, root: Path) -> int:
 
 def state_of(run: RunDirectory) -> str:
     """What its folder tells, whoever has launched it."""
-    steps = json.loads(run.plan.read_text())["steps"] if run.plan.exists() else None
     if run.is_taken():
         return "a process is training it"
-    if steps is not None and run.steps_done() >= steps:
-        return f"finished: {steps:,} steps are done"
+    if is_finished(run):
+        return f"finished: {run.steps_done():,} steps are done"
     return "no process that is seen from here is training it; what has launched it goes on with it"
+
+
+def is_finished(run: RunDirectory) -> bool:
+    """Whether the steps that it was last planned for are done, and nobody trains it for more."""
+    return not run.is_taken() and run.plan.exists() and run.steps_done() >= json.loads(run.plan.read_text())["steps"]
 
 
 def last_row(run: RunDirectory) -> dict[str, Any]:
@@ -128,6 +132,8 @@ def stop_command(name: str, root: Path) -> int:
             raise RecipeError(f"{launched.end[0]} refuses: {' '.join(done.stderr.split())}")
         print(f"stop: {launched.what}: every rank saves and ends")
         return 0
+    if is_finished(run):
+        raise RecipeError(f"{run.path}: {state_of(run)}; there is nothing to stop")
     run.stop.touch()
     deadline = time.monotonic() + HEEDED_WITHIN
     while run.stop.exists():

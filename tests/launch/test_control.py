@@ -58,6 +58,8 @@ def test_status_says_how_far_a_run_is(run, capfd):
     write_checksums(checkpoint, {})
     assert main(["launch", "status", "demo"]) == 0
     assert "finished: 1,200 steps are done" in capfd.readouterr().out
+    assert main(["launch", "stop", "demo"]) == 2  # at once: it would wait for a launcher
+    assert "finished: 1,200 steps are done; there is nothing to stop" in capfd.readouterr().err
     assert main(["launch", "status", str(run)]) == 0
 
 
