@@ -247,7 +247,7 @@ def recipe(arguments: dict[str, Any]) -> PrepareRecipe:
         domains={DOMAIN: Domain([Source(arguments["corpus"], origin_column="path")])},
         cleaning=cleaning,
         deduplicate=Deduplicate(near=NEAR),
-        spark=SparkChoice(f"local[{len(arguments['cores'])}]", "2g"),
+        spark=SparkChoice(f"local[{len(arguments['cores'])}]", "1g"),
     )
 
 

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -43,6 +43,13 @@ JOB_SETTINGS = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": "1000",
     "spark.sql.execution.arrow.maxBytesPerBatch": str(32 << 20),
 }
+# Java's own choices are for servers that run for weeks: a collector that keeps pauses short by taking part of every
+# core, and a compiler that takes a third of a job of a minute for what hardly runs again. So the collector is the
+# parallel one, and code is compiled at length (tier 4) after ten times as many calls and loops.
+JAVA_OPTIONS = (
+    "-XX:+UseParallelGC -XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000 "
+    "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000"
+)
 AGAIN = "run the same command again, which goes on after the last whole step"
 _NO_MEMORY = "java.lang.OutOfMemoryError"
 _FULL = re.compile("No space left on device|Disk quota exceeded|File too large")
@@ -72,7 +79,9 @@ def spark_session(choice: SparkChoice, scratch: Path) -> Iterator[SparkSession]:
     (scratch / LOG_FILE).unlink(missing_ok=True)
     spark = _connect(choice) if choice.master.startswith(CONNECT) else _start_java(choice, scratch)
     try:
-        if not choice.master.startswith("local"):
+        if choice.master.startswith("local"):
+            threading.Thread(target=_wake_workers, args=(spark,), daemon=True).start()
+        else:
             _send_code(spark, scratch)
         yield spark
     finally:
@@ -103,6 +112,7 @@ def _start_java(choice: SparkChoice, scratch: Path) -> SparkSession:
     log_settings.write_text(LOG_SETTINGS, encoding="utf-8")
     settings = {
         "spark.driver.memory": choice.driver_memory,
+        "spark.driver.defaultJavaOptions": JAVA_OPTIONS,
         "spark.driver.extraJavaOptions": f'"-Dlog4j2.configurationFile={log_settings.absolute()}"',
         **({"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"} if local else {}),
         "spark.sql.warehouse.dir": str(scratch.absolute() / "warehouse"),
@@ -122,6 +132,12 @@ def _start_java(choice: SparkChoice, scratch: Path) -> SparkSession:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, on_interrupt)  # Spark's own calls Java amid a call, and both fail at length
     return spark
+
+
+def _wake_workers(spark: SparkSession) -> None:
+    """The first task in Python waits seconds for all that its daemon imports; one is asked for while files are read."""
+    with suppress(Exception):  # the session ended before it did; or the job meets the same fault, and tells of it
+        spark.range(1, numPartitions=1).mapInArrow(lambda batches: batches, "id long").collect()
 
 
 def _configured(builder: SparkSession.Builder, settings: Mapping[str, str]) -> SparkSession.Builder:
@@ -158,7 +174,7 @@ def is_remote(spark: SparkSession) -> bool:
 
 def _start(builder: SparkSession.Builder, log: Path) -> SparkSession:
     try:
-        with _stderr_into(log):
+        with _output_into(log):
             return builder.getOrCreate()
     except PySparkException as error:
         said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
@@ -178,17 +194,21 @@ def _send_code(spark: SparkSession, scratch: Path) -> None:
 
 
 @contextmanager
-def _stderr_into(path: Path) -> Iterator[None]:
-    """What is started in here writes its errors to a file: Java and Spark greet every user with four warnings."""
+def _output_into(path: Path) -> Iterator[None]:
+    """What is started in here writes to a file: Java and Spark greet every user with four warnings, and what keeps Java
+    from starting it says on standard output."""
+    sys.stdout.flush()
     sys.stderr.flush()
-    ours = os.dup(2)
+    ours = {number: os.dup(number) for number in (1, 2)}
     with path.open("wb") as file:
-        os.dup2(file.fileno(), 2)
+        for number in ours:
+            os.dup2(file.fileno(), number)
     try:
         yield
     finally:
-        os.dup2(ours, 2)
-        os.close(ours)
+        for number, copy in ours.items():
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ def target_counts(written: DataFrame, vocab_size: int) -> dict[int, np.ndarray]:
     """Counts of each target token, [vocab_size], per group; `written` has columns group, ids, counts."""
     pairs = written.select("group", F.explode(F.arrays_zip("ids", "counts")).alias("pair"))
     sums = pairs.groupBy("group", F.col("pair.ids").alias("id")).agg(F.sum("pair.counts").alias("count"))
-    totals: dict[int, np.ndarray] = {}
-    for group, token, number in sums.collect():
-        totals.setdefault(group, np.zeros(vocab_size, dtype=np.int64))[token] = number
+    groups, tokens, numbers = (column.to_numpy() for column in sums.toArrow().columns)
+    totals = {int(group): np.zeros(vocab_size, dtype=np.int64) for group in np.unique(groups)}
+    for group, of_group in totals.items():
+        of_group[tokens[groups == group]] = numbers[groups == group]
     return totals

@@ -1,5 +1,6 @@
 """What Spark says when it fails becomes one sentence where it is the user's to mend."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from py4j.protocol import Py4JError
 from data.errors import DataError
 from data.prepare.recipe import SparkChoice
 from data.prepare.session import LOG_FILE, explained
+
+from corpus import IN_PROJECT, command, recipe
 
 LOCAL, CLUSTER = SparkChoice("local[2]", "3g"), SparkChoice("spark://host:7077", "3g")
 
@@ -29,3 +32,13 @@ def test_other_failures_stay_what_they_are(tmp_path: Path) -> None:
     (tmp_path / LOG_FILE).write_text("WARN nothing of the kind\n")
     with pytest.raises(Py4JError, match="something else"), explained(tmp_path / "out", tmp_path, LOCAL):
         raise Py4JError("something else")
+
+
+def test_settings_that_java_refuses_are_told_with_its_reason(root: Path, tmp_path: Path) -> None:
+    """Which it prints on standard output. By the command: a process has one Java."""
+    choice = SparkChoice("local[1]", "1g", {"spark.driver.extraJavaOptions": "-XX:+UseG1GC"})
+    mistaken = command(tmp_path, recipe(root, tmp_path / "out", spark=choice))
+    done = subprocess.run(mistaken, **IN_PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "spark: Spark does not start with these settings" in done.stderr
+    assert "Multiple garbage collectors selected" in done.stderr
