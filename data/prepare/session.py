@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
@@ -173,9 +174,16 @@ def is_remote(spark: SparkSession) -> bool:
 
 
 def _start(builder: SparkSession.Builder, log: Path) -> SparkSession:
+    others = set(psutil.Process().children(recursive=True))
     try:
         with _output_into(log):
             return builder.getOrCreate()
+    except KeyboardInterrupt:
+        # PySpark removes the folder where Java is to leave its port; Java fails at that, and does not end.
+        for process in set(psutil.Process().children(recursive=True)) - others:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        raise
     except PySparkException as error:
         said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         reason = " ".join(said[-3:]) or str(error).splitlines()[0]

@@ -39,8 +39,9 @@ from train.recipe import OptimizerConfig, ParallelConfig
 
 BATCH, VOCABULARY = 8, 40
 SEED = 7
-# Triton's interpreter takes seconds for a step of a hundred tokens.
-STEPS = {"torch": 20, "megablocks": int(os.environ.get("MEGABLOCKS_STEPS", "2"))}
+LONG = 20
+# Triton's interpreter takes seconds for a step of a hundred tokens. With MEGABLOCKS_STEPS=20 every layout is LONG.
+STEPS = {"torch": LONG, "megablocks": int(os.environ.get("MEGABLOCKS_STEPS", "2"))}
 TOKENS = {"torch": 12, "megablocks": 3}
 OPTIMIZER = OptimizerConfig(lr=1e-3, clip_norm=0.5)
 
@@ -54,10 +55,25 @@ class Case:
     microbatches: int = 1
     activation_checkpointing: bool = False
     reshard_after_forward: bool = True
+    long: bool = False
+
+    @property
+    def steps(self) -> int:
+        return LONG if self.long else STEPS[self.kind]
+
+    @property
+    def reference(self) -> "Case":
+        """The same training on one rank."""
+        return Case(self.kind, Layout(1, 1, 1), long=self.long)
 
     def __str__(self) -> str:
         name = f"{self.kind}-{self.layout.replicate}x{self.layout.efsdp}x{self.layout.ep}-{self.microbatches}"
-        return name + "-again" * self.activation_checkpointing + "-kept" * (not self.reshard_after_forward)
+        return (
+            name
+            + "-again" * self.activation_checkpointing
+            + "-kept" * (not self.reshard_after_forward)
+            + "-long" * self.long
+        )
 
 
 LAYOUTS = {
@@ -73,7 +89,10 @@ CASES[4] += [
     Case("torch", Layout(1, 2, 2), 2, activation_checkpointing=True),
     Case("torch", Layout(2, 1, 2), 1, activation_checkpointing=True),
     Case("torch", Layout(1, 2, 2), 1, reshard_after_forward=False),
+    Case("megablocks", Layout(1, 2, 2), 2, long=True),
+    Case("megablocks", Layout(2, 1, 2), 1, long=True),
 ]
+CASES[1] += [Case("megablocks", Layout(1, 1, 1), long=True)]
 
 
 def model_config(kind: str) -> ModelConfig:
@@ -96,12 +115,12 @@ def model_config(kind: str) -> ModelConfig:
     )
 
 
-def samples(kind: str) -> list[dict[str, Any]]:
+def samples(kind: str, steps: int) -> list[dict[str, Any]]:
     """Those of a run. They are padded, each from another token on, so that microbatches and ranks hold
     different numbers of targets."""
     generator, T = torch.Generator().manual_seed(11), TOKENS[kind]
-    tokens = torch.randint(1, VOCABULARY, (STEPS[kind] * BATCH, T), generator=generator)
-    length = torch.randint(2, T + 1, (STEPS[kind] * BATCH, 1), generator=generator)
+    tokens = torch.randint(1, VOCABULARY, (steps * BATCH, T), generator=generator)
+    length = torch.randint(2, T + 1, (steps * BATCH, 1), generator=generator)
     tokens[torch.arange(T).expand_as(tokens) >= length] = 0
     return [{"tokens": row.numpy(), "domain": number % 2} for number, row in enumerate(tokens)]
 
@@ -161,13 +180,13 @@ def run(case: Case) -> dict[str, Any]:
     materialise(model, "cpu")
     initialise(model.model, config, SEED)
     share = BATCH // ranks
-    mine = [sample for number, sample in enumerate(samples(case.kind)) if number % BATCH // share == rank]
+    mine = [sample for number, sample in enumerate(samples(case.kind, case.steps)) if number % BATCH // share == rank]
     clipping, gradients = GradientClipping(OPTIMIZER.clip_norm, parts_of(model)), Gradients()
     losses = Losses(model, clipping)
     trainer = Trainer(
         model=model,
         train_dataloader=data_spec(DataLoader(Share(mine), batch_size=share)),
-        max_duration=f"{STEPS[case.kind]}ba",
+        max_duration=f"{case.steps}ba",
         optimizers=build_optimizer(model, OPTIMIZER),
         algorithms=[CountTargets(model), clipping, gradients],  # after a batch the last one comes first
         callbacks=losses,

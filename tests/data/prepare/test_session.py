@@ -1,8 +1,12 @@
 """What Spark says when it fails becomes one sentence where it is the user's to mend."""
 
+import signal
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from py4j.protocol import Py4JError
 
@@ -42,3 +46,24 @@ def test_settings_that_java_refuses_are_told_with_its_reason(root: Path, tmp_pat
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "spark: Spark does not start with these settings" in done.stderr
     assert "Multiple garbage collectors selected" in done.stderr
+
+
+def test_an_interrupt_while_java_starts_leaves_no_java(root: Path, tmp_path: Path) -> None:
+    """PySpark left one that waited for ever: it could not say any more where it listens."""
+    interrupted = command(tmp_path, recipe(root, tmp_path / "out"))
+    with subprocess.Popen(interrupted, **IN_PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        started: list[psutil.Process] = []
+        while process.poll() is None and not any(map(is_of_spark, started)):
+            time.sleep(0.05)
+            started = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.5)  # now its script has become Java
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+def is_of_spark(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return "org.apache.spark.deploy.SparkSubmit" in process.cmdline()
+    return False
