@@ -29,6 +29,7 @@ from transformers.models.dbrx.modeling_dbrx import DbrxFFN
 from model.block import MixtureOfExperts
 from model.config import ExpertsImplementation, ModelConfig
 from model.ffn_config import FFNConfig
+from train.cpu import settle_in
 
 Compute = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_ND, weights_NK, experts_NK -> y_ND
 
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    settle_in()
     rounds = options.rounds
     result = {"benchmark": "experts", **conditions(), "rounds": rounds}
     if torch.cuda.is_available():

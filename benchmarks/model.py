@@ -25,6 +25,7 @@ from model.ffn_config import FFNConfig
 from model.flops import count_parameters
 from model.head import IGNORED
 from model.router import load_balancing_loss
+from train.cpu import settle_in
 
 SMALL = ModelConfig(
     d_model=256,
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on a CPU")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    settle_in()
     result = {"benchmark": "model", **conditions(), "rounds": options.rounds}
     if torch.cuda.is_available():
         print(json.dumps({**result, "cpu": None, "gpu": block_on_gpu(options.rounds)}))

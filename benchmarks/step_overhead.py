@@ -32,6 +32,7 @@ from model.composer_model import Batch, DbrxComposerModel
 from train.build import build_device
 from train.checkpoints.contents import Contents, dataset_tokenizer
 from train.console import Console
+from train.cpu import settle_in
 from train.history import continue_run
 from train.inputs import read_run
 from train.parallel import device_of_rank
@@ -129,6 +130,7 @@ def train_beside(recipe: Recipe, manifest: Manifest) -> list[tuple[Reading, Read
     contents = Contents(recipe.model, dataset_tokenizer(recipe.dataset, manifest))
     console = Console(recipe.interval_steps(recipe.log_interval), recipe.steps, plan.domains)
     quieten()
+    settle_in()
     dist.initialize_dist(build_device())
     trainer = build_trainer(recipe, manifest, plan, history, run, None, contents, console, StepClock(device_of_rank()))
     beside = Beside()

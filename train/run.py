@@ -51,6 +51,7 @@ from train.checkpoints.weights import load_weights
 from train.clipping import GradientClipping
 from train.console import Console
 from train.counted_targets import CountTargets
+from train.cpu import settle_in
 from train.dashboard import Dashboard, alert
 from train.events import SAVED, START, record
 from train.exchange_times import timed_exchanges
@@ -77,6 +78,7 @@ def train(recipe: Recipe, manifest: Manifest, plan: Plan, history: History, run:
         RecipeError: another process is training it.
         Stopped: a signal ended it early; it is saved.
     """
+    settle_in()
     lock = run.lock() if dist.get_global_rank() == 0 else nullcontext()
     with lock, own_temporary_folder(run):
         if recipe.deterministic:
