@@ -1,6 +1,6 @@
 """How fast is text prepared, what does it take, and what would 12 trillion tokens cost?
 
-    .venv/bin/python benchmarks/prepare.py [--mb 400]
+    .venv/bin/python benchmarks/prepare.py [--mb 1000]
 
 The text is that of this environment's own packages: Python files and docs. The whole job (read, clean, exact and near
 duplicates, tokenize, pack, write) runs on all cores, on one, and on all again (a rented machine's speed drifts within
@@ -110,7 +110,7 @@ def main() -> None:
         run_job(json.loads(sys.argv[2]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mb", type=int, default=400, help="of text (default: %(default)s)")
+    parser.add_argument("--mb", type=int, default=1000, help="of text, at most (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made (default: the system's)")
     parser.add_argument("--datatrove-python", type=Path, help="an interpreter that has datatrove")
     parser.add_argument("--without-datatrove", action="store_true", help="leave it out")

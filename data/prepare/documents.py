@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
@@ -179,10 +179,8 @@ def count(
         of_source.kept += number
         of_source.bytes += size
     kept = ends.where(F.col("dropped").isNull())
-    for domain, origin, number in _top(kept, F.substring_index("origin", "/", 1)).collect():
-        counts[domain].origins[origin] = number
-    for domain, licence, number in _top(kept, F.col("licence")).collect():
-        counts[domain].licences[licence] = number
+    for domain, kind, value, number in _top(kept).collect():
+        (counts[domain].origins if kind == "origin" else counts[domain].licences)[value] = number
     for domain, of in counts.items():
         _count_steps(of, {step: by_domain.get(domain, Found()) for step, by_domain in found.items()})
     return counts
@@ -251,8 +249,12 @@ def _count_steps(of: DomainCounts, steps: dict[str, Found]) -> None:
     of.dropped.update({step: found.dropped for step, found in steps.items()})
 
 
-def _top(kept: DataFrame, value: Column) -> DataFrame:
-    """(domain, value, documents) of each domain's most frequent values."""
-    groups = kept.where(value.isNotNull()).groupBy("domain", value.alias("value")).count()
-    place = F.row_number().over(Window.partitionBy("domain").orderBy(F.desc("count"), "value"))
-    return groups.withColumn("place", place).where(F.col("place") <= TOP).orderBy("domain", "place").drop("place")
+def _top(kept: DataFrame) -> DataFrame:
+    """(domain, kind, value, documents) of each domain's most frequent origins and licences, which are the kinds."""
+    values = {"origin": F.substring_index("origin", "/", 1), "licence": F.col("licence")}
+    named = F.array(*(F.struct(F.lit(kind).alias("kind"), value.alias("value")) for kind, value in values.items()))
+    of = kept.select("domain", F.explode(named).alias("of")).select("domain", "of.*").where(F.col("value").isNotNull())
+    groups = of.groupBy("domain", "kind", "value").count()
+    place = F.row_number().over(Window.partitionBy("domain", "kind").orderBy(F.desc("count"), "value"))
+    ranked = groups.withColumn("place", place).where(F.col("place") <= TOP)
+    return ranked.orderBy("domain", "kind", "place").drop("place")

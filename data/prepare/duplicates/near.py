@@ -94,11 +94,13 @@ def write_repeats(documents: DataFrame, members: DataFrame, folder: Path) -> Non
 
 def _found(repeats: DataFrame, signatures: DataFrame) -> dict[str, Found]:
     found = {domain: Found(dropped=number) for domain, number in repeats.groupBy("domain").count().collect()}
-    shown = first_of_each_domain(repeats).withColumns({"a": F.col("id"), "b": F.col("stays.id")})
-    similar = _compared(shown, signatures).withColumnRenamed("a", "id")
-    for row in shown.join(similar.select("id", "similarity"), "id").orderBy("domain", "id").collect():
+    shown = first_of_each_domain(repeats).collect()
+    theirs = signatures.where(F.col("id").isin([id for row in shown for id in (row.id, row.stays.id)]))
+    signature = {row.id: np.frombuffer(row.signature, np.uint32) for row in theirs.select("id", "signature").collect()}
+    for row in shown:
+        similar = minhash.similarity(signature[row.id][None], signature[row.stays.id][None])[0]
         stays = f"{row.stays.domain}/{row.stays.origin}"
-        found[row.domain].examples.append(f"{row.origin} is {row.similarity:.2f} like {stays}, which stays")
+        found[row.domain].examples.append(f"{row.origin} is {similar:.2f} like {stays}, which stays")
     return found
 
 

@@ -127,7 +127,7 @@ def test_what_was_found_is_told(spark, corpus, dropped, said):
             stays = stays.removesuffix(", which stays")
             assert fate[domain, origin] == near.STEP != fate[tuple(stays.split("/", 1))]
             assert float(similarity) == pytest.approx(jaccard(texts[f"{domain}/{origin}"], texts[stays]), abs=0.12)
-    assert all(any(words in line for line in said) for words in ("hashing", "looking for pairs among", "round 1")), said
+    assert all(any(words in line for line in said) for words in ("hashing", "looking for pairs among", "dropping")), said
     assert sorted(path.name for path in dropped.iterdir()) == [DOCUMENTS, "found.json"]
 
 
@@ -189,17 +189,20 @@ def test_components_are_those_of_union_find(spark, tmp_path_factory, many, seed)
         for number, graph in enumerate(shapes)
         for edge in graph
     ]
-    said = []
+    said, folder = [], tmp_path_factory.mktemp("rounds")
     frame = spark.createDataFrame(pa.table({"a": [a for a, _ in edges], "b": [b for _, b in edges]}))
-    found = connected_components(frame, tmp_path_factory.mktemp("rounds"), said.append).collect()
+    found = connected_components(frame, folder, said.append, few=0).collect()
     expected = union_find([(a, b) for a, b in edges if a != b])
     assert {row.node: row.root for row in found} == expected and len(found) == len(expected)
-    assert len(said) <= 8, said
+    assert 1 < len(said) <= 8, said
+    on_the_driver = connected_components(frame, folder, pytest.fail).collect()
+    assert sorted(on_the_driver) == sorted(found)
 
 
-def test_no_edges_no_components(spark, tmp_path):
+@pytest.mark.parametrize("few", [-1, 0])
+def test_no_edges_no_components(spark, tmp_path, few):
     empty = spark.createDataFrame([], "a long, b long")
-    assert connected_components(empty, tmp_path, silent).collect() == []
+    assert connected_components(empty, tmp_path, silent, few).collect() == []
 
 
 NOTICE = " ".join(
