@@ -127,7 +127,9 @@ def test_what_was_found_is_told(spark, corpus, dropped, said):
             stays = stays.removesuffix(", which stays")
             assert fate[domain, origin] == near.STEP != fate[tuple(stays.split("/", 1))]
             assert float(similarity) == pytest.approx(jaccard(texts[f"{domain}/{origin}"], texts[stays]), abs=0.12)
-    assert all(any(words in line for line in said) for words in ("hashing", "looking for pairs among", "dropping")), said
+    assert all(any(words in line for line in said) for words in ("hashing", "looking for pairs among", "dropping")), (
+        said
+    )
     assert sorted(path.name for path in dropped.iterdir()) == [DOCUMENTS, "found.json"]
 
 
