@@ -14,7 +14,6 @@ def settle_in() -> None:
     """Once in each process that computes on a CPU, before it does. On a GPU it would only hold memory."""
     if not torch.cuda.is_available():
         keep_freed_memory()
-        map_constants()
 
 
 def keep_freed_memory() -> None:
@@ -27,13 +26,3 @@ def keep_freed_memory() -> None:
     if mallopt and not settled:
         mallopt(M_TRIM_THRESHOLD, -1)  # never
         mallopt(M_MMAP_MAX, 0)  # all of it from the heap: what is mapped is given back however large the threshold
-
-
-def map_constants() -> None:
-    """Overflow exp once, in as many numbers as a vector holds, so that its constant for that comes into memory.
-
-    Sleef's exp with AVX-512 loads infinity masked by which numbers overflow. While the mask is empty no page fault is
-    taken, so a page that is not mapped never comes to be; AMD's cores take some hundred cycles to find that out, in
-    each vector anew, and silu takes 10 to 19 times as long.
-    """
-    torch.sigmoid(torch.full((64,), -1000.0))

@@ -16,6 +16,7 @@ from pyspark.sql.types import StructType
 from data.errors import DataError
 from data.manifest import CleaningRecord, DeduplicationRecord
 from data.prepare import append
+from data.prepare.beside import beside
 from data.prepare.cleaning import counts as cleaning_counts
 from data.prepare.cleaning import engine, steps
 from data.prepare.duplicates.documents import Found, is_new
@@ -144,8 +145,25 @@ def count(
 
     `ends`: of the unique documents, what is counted (ends_of); `found`: by step and by domain, what it did.
     """
+    with beside(lambda: (cleaning_counts.edits(cleaned), cleaning_counts.examples(cleaned))) as of_steps:
+        counts, by_rule = _count_cleaned(cleaned, recipe)
+        _count_unique(ends, counts)
+    edited, examples = of_steps.result()
+    for domain, of in counts.items():
+        names = list(steps.build(recipe.cleaning_of(domain)))
+        documents_in = of.read - sum(of.dropped.values())
+        of.cleaning = cleaning_counts.records(domain, names, documents_in, by_rule, edited, examples)
+        of.dropped.update({record.step: sum(record.dropped.values()) for record in of.cleaning})
+        _count_steps(of, {step: by_domain.get(domain, Found()) for step, by_domain in found.items()})
+    return counts
+
+
+def _count_cleaned(
+    cleaned: DataFrame, recipe: PrepareRecipe
+) -> tuple[dict[str, DomainCounts], dict[tuple[str, str, str], int]]:
+    """What was read and what has no text by domain, and the drops by domain, step and rule."""
     counts = {domain: DomainCounts() for domain in recipe.domains}
-    by_rule: dict[tuple[str, str, str], int] = {}  # domain, step, rule
+    by_rule: dict[tuple[str, str, str], int] = {}
     fates = cleaned.groupBy("domain", "source", "dropped", "rule", "language").count()
     for domain, source, dropped, rule, language, number in fates.collect():
         of, of_source = counts[domain], counts[domain].sources[source]
@@ -160,12 +178,11 @@ def count(
         elif language is not None:
             of.languages[language] = of.languages.get(language, 0) + number
             of_source.languages[language] = of_source.languages.get(language, 0) + number
-    edited, examples = cleaning_counts.edits(cleaned), cleaning_counts.examples(cleaned)
-    for domain, of in counts.items():
-        names = list(steps.build(recipe.cleaning_of(domain)))
-        documents_in = of.read - sum(of.dropped.values())
-        of.cleaning = cleaning_counts.records(domain, names, documents_in, by_rule, edited, examples)
-        of.dropped.update({record.step: sum(record.dropped.values()) for record in of.cleaning})
+    return counts, by_rule
+
+
+def _count_unique(ends: DataFrame, counts: dict[str, DomainCounts]) -> None:
+    """Takes in what became of unique documents."""
     sums = ends.groupBy("domain", "source", "split", "dropped", "new").agg(F.count("*"), F.sum("bytes"))
     for domain, source, split, dropped, new, number, size in sums.collect():
         of, of_source = counts[domain], counts[domain].sources[source]
@@ -181,9 +198,6 @@ def count(
     kept = ends.where(F.col("dropped").isNull())
     for domain, kind, value, number in _top(kept).collect():
         (counts[domain].origins if kind == "origin" else counts[domain].licences)[value] = number
-    for domain, of in counts.items():
-        _count_steps(of, {step: by_domain.get(domain, Found()) for step, by_domain in found.items()})
-    return counts
 
 
 def check(counts: dict[str, DomainCounts], recipe: PrepareRecipe) -> None:

@@ -22,6 +22,7 @@ from data.manifest import LINEAGE, SPLITS, Manifest, TokenizerRecord, verify
 from data.prepare import append, documents, lineage, placing, quarantine, record, shards, sources, tokens
 from data.prepare.append import Base
 from data.prepare.attempts import remove_lost
+from data.prepare.beside import beside
 from data.prepare.card.write import write_card
 from data.prepare.cleaning import steps
 from data.prepare.documents import DomainCounts, read_selected, read_stage
@@ -292,8 +293,8 @@ def _write_shards(
     def write(folder: Path) -> None:
         job.report(f"writing {sum(sums.values()):,} tokens to {layout.shards:,} shards")
         writer = shards.Writer(folder / DATASET, recipe.compression, recipe.hashes)
-        shards.write(placed, tokenized.folder / tokens.TOKENS, layout, writer, folder / "written")
-        lineage.write(placed, layout, kept, folder / DATASET / LINEAGE)
+        with beside(lambda: lineage.write(placed, layout, kept, folder / DATASET / LINEAGE)):
+            shards.write(placed, tokenized.folder / tokens.TOKENS, layout, writer, folder / "written")
         remove_lost(folder / DATASET)
 
     format = [recipe.packing.value, recipe.max_seq_len, recipe.shard_size_mb, recipe.compression, recipe.hashes]

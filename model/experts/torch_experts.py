@@ -23,6 +23,7 @@ from model.config import ModelConfig
 from model.experts.dispatch import compute_remotely
 from model.experts.interface import Experts
 from model.experts.slots import Slots, combine, sort_slots, sum_slots
+from model.experts.vector_exp import keep_exp_fast
 from model.experts.weights import ExpertWeights, local_experts, shard_experts
 from model.precision import without_autocast
 
@@ -70,6 +71,7 @@ class _GroupedGLU(torch.autograd.Function):
         place_NK: Tensor,
         ends: list[int],
     ) -> Tensor:
+        keep_exp_fast(x_ND)
         gate_SF, up_SF = (x_ND.new_empty(len(row_S), w1_EFD.shape[1]) for _ in range(2))
         out_SD = x_ND.new_empty(len(row_S), x_ND.shape[1])
         slots = _by_expert(ends, row_S, gate_SF, up_SF, out_SD)
@@ -88,6 +90,7 @@ class _GroupedGLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out_SD: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, gate_SF, up_SF, *weights_EFD, row_S, place_NK = ctx.saved_tensors
+        keep_exp_fast(x_ND)
         grad_weights_EFD = [torch.empty_like(w) for w in weights_EFD]
         grad_x_SD = grad_out_SD  # each expert's rows take the place of rows already used, which nobody else holds
         slots = _by_expert(ctx.ends, row_S, gate_SF, up_SF, grad_out_SD, grad_x_SD)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
+from data.prepare.beside import beside
 from data.prepare.duplicates import minhash
 from data.prepare.duplicates.choices import NearDuplicates
 from data.prepare.duplicates.components import connected_components
@@ -45,9 +46,9 @@ def write(choice: NearDuplicates, documents: DataFrame, folder: Path, report: Re
     """
     scratch = folder / "scratch"
     report("near duplicates: hashing the documents' words")
-    write_signatures(kept(documents), choice, scratch / "signatures")
+    number = write_signatures(kept(documents), choice, scratch / "signatures")
     signatures = read(documents, scratch / "signatures")
-    report(f"near duplicates: looking for pairs among {signatures.count():,} documents")
+    report(f"near duplicates: looking for pairs among {number:,} documents")
     write_pairs(signatures, choice, scratch / "pairs")
     pairs = read(documents, scratch / "pairs")
     members = connected_components(
@@ -55,16 +56,20 @@ def write(choice: NearDuplicates, documents: DataFrame, folder: Path, report: Re
     )
     write_repeats(kept(documents), members, scratch / "repeats")
     repeats = read(documents, scratch / "repeats")
-    report(f"near duplicates: dropping {repeats.count():,} documents")
-    without(documents, repeats, STEP).write.parquet(spark_path(folder / DOCUMENTS))
-    write_found(folder, _found(repeats, signatures))
+    dropped = dict[str, int](row[:] for row in repeats.groupBy("domain").count().collect())
+    report(f"near duplicates: dropping {sum(dropped.values()):,} documents")
+    with beside(lambda: _found(dropped, repeats, signatures)) as found:
+        without(documents, repeats, STEP).write.parquet(spark_path(folder / DOCUMENTS))
+    write_found(folder, found.result())
     shutil.rmtree(scratch)
 
 
-def write_signatures(documents: DataFrame, choice: NearDuplicates, folder: Path) -> None:
-    """One row a document that has words (columns: SIGNATURES)."""
-    sign = partial(_sign, choice=choice)
-    documents.select("id", "text").mapInArrow(sign, SIGNATURES).write.parquet(spark_path(folder))
+def write_signatures(documents: DataFrame, choice: NearDuplicates, folder: Path) -> int:
+    """One row a document that has words (columns: SIGNATURES); returns how many these are."""
+    signed = documents.select("id", "text").mapInArrow(partial(_sign, choice=choice), SIGNATURES)
+    observed = Observation()
+    signed.observe(observed, F.count(F.lit(1)).alias("rows")).write.parquet(spark_path(folder))
+    return observed.get["rows"]
 
 
 def write_pairs(signatures: DataFrame, choice: NearDuplicates, folder: Path) -> None:
@@ -92,8 +97,8 @@ def write_repeats(documents: DataFrame, members: DataFrame, folder: Path) -> Non
     repeats.select("document.id", "document.domain", "document.origin", "stays").write.parquet(spark_path(folder))
 
 
-def _found(repeats: DataFrame, signatures: DataFrame) -> dict[str, Found]:
-    found = {domain: Found(dropped=number) for domain, number in repeats.groupBy("domain").count().collect()}
+def _found(dropped: dict[str, int], repeats: DataFrame, signatures: DataFrame) -> dict[str, Found]:
+    found = {domain: Found(dropped=number) for domain, number in dropped.items()}
     shown = first_of_each_domain(repeats).collect()
     theirs = signatures.where(F.col("id").isin([id for row in shown for id in (row.id, row.stays.id)]))
     signature = {row.id: np.frombuffer(row.signature, np.uint32) for row in theirs.select("id", "signature").collect()}
