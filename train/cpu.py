@@ -1,4 +1,4 @@
-"""What makes PyTorch as fast on a CPU as it can be there; see docs/model.md for what was measured."""
+"""What makes PyTorch as fast on a CPU as it can be there."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """What Spark says when it fails becomes one sentence where it is the user's to mend."""
 
+import os
 import signal
 import subprocess
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from py4j.protocol import Py4JError
+from pyspark.sql import SparkSession
 
 from data.errors import DataError
 from data.prepare.recipe import SparkChoice
@@ -67,3 +69,9 @@ def is_of_spark(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return "org.apache.spark.deploy.SparkSubmit" in process.cmdline()
     return False
+
+
+def test_java_has_few_heaps_of_glibc_and_this_process_what_it_had(java: SparkSession) -> None:
+    of_java = Path(f"/proc/{java._jvm.ProcessHandle.current().pid()}/environ").read_bytes().split(b"\0")
+    assert any(entry.startswith(b"MALLOC_ARENA_MAX=") for entry in of_java)
+    assert os.environ.get("MALLOC_ARENA_MAX") is None or b"MALLOC_ARENA_MAX=2" not in of_java
