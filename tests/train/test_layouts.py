@@ -27,7 +27,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": ":".join(str(path) for path in paths)}
     environment["OMP_NUM_THREADS"] = "1"
     program = [sys.executable, str(HERE / "layouts.py"), str(folder)]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr
     return folder
 
