@@ -53,7 +53,8 @@ def connected_components(
 def _on_the_driver(edges: DataFrame) -> DataFrame:
     a, b = (column.to_numpy() for column in edges.select("a", "b").toArrow().columns)
     nodes, roots = components_of(a[a != b], b[a != b])
-    return edges.sparkSession.createDataFrame(pa.table({"node": nodes, "root": roots}))
+    table = pa.table({"node": nodes, "root": roots})
+    return edges.sparkSession.createDataFrame(table, "node long, root long")  # Connect infers none where nothing is
 
 
 def components_of(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
