@@ -34,6 +34,7 @@ class GradientClipping(Algorithm):
     def match(self, event: Event, state: State) -> bool:
         return event == Event.AFTER_TRAIN_BATCH
 
+    @torch.no_grad()
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         gradients = [[p.grad for p in parameters if p.grad is not None] for parameters in self.parts.values()]
         squares = square_sums(gradients)
@@ -49,18 +50,20 @@ def square_sums(groups: Iterable[Iterable[Tensor]]) -> Tensor:
     """fp64 [groups]: for each group of tensors the sum of their squares, over the shards of all ranks.
 
     Tensors may be sharded over different meshes, as long as each mesh has all ranks; the same on every rank, to the
-    bit. A collective of one message.
+    bit. Groups are asked for one after another. A collective of one message.
     """
-    sums = torch.stack([_local_square_sum(list(group)) for group in groups])
+    norms: list[Tensor] = []  # of this rank's shards
+    holders: list[int] = []  # of what several ranks hold, each has an equal part
+    sizes: list[int] = []
+    for group in groups:
+        tensors = list(group)
+        norms += torch._foreach_norm([local(tensor) for tensor in tensors])
+        holders += [_holders(tensor) for tensor in tensors]
+        sizes.append(len(tensors))
+    squares = torch.stack(norms).double().square() / torch.tensor(holders, device=norms[0].device)
+    sums = torch.stack([part.sum() for part in squares.split(sizes)])
     dist.all_reduce(sums, reduce_operation="SUM")
     return sums
-
-
-def _local_square_sum(tensors: list[Tensor]) -> Tensor:
-    """fp64 scalar: this rank's part; of what several ranks hold, each has an equal part."""
-    norms = torch.stack(torch._foreach_norm([local(tensor) for tensor in tensors])).double()
-    holders = torch.tensor([_holders(tensor) for tensor in tensors], device=norms.device)
-    return (norms.square() / holders).sum()
 
 
 def _holders(tensor: Tensor) -> int:

@@ -38,7 +38,7 @@ class Piece:
         """(domain, how often it was drawn before), [N] each, of these samples [N] of the piece, ascending."""
         leaf, inside = np.divmod(sample - self.start, LEAF)
         leaves = np.unique(leaf)
-        domain, draw = self._spread(leaves)
+        domain, draw = self._spread(leaves, *self._leaves(leaves))
         where = np.searchsorted(leaves, leaf)
         return domain[where, inside], draw[where, inside]
 
@@ -49,13 +49,13 @@ class Piece:
         left, right = self._leaves(leaf)
         if place % LEAF == 0 or sample == self.stop:
             return self.before + right[0]
-        domain, _ = self._spread(leaf)
+        domain, _ = self._spread(leaf, left, right)
         inside = np.bincount(domain[0, : place - int(leaf[0]) * LEAF], minlength=len(self.before))
         return self.before + left[0] + inside
 
-    def _spread(self, leaf: Counts) -> tuple[Counts, Counts]:
-        """(domain, count of that domain before the sample), [N, LEAF] each, of the samples of these leaves [N]."""
-        left, right = self._leaves(leaf)
+    def _spread(self, leaf: Counts, left: Counts, right: Counts) -> tuple[Counts, Counts]:
+        """(domain, count of that domain before the sample), [N, LEAF] each, of the samples of these leaves [N], given
+        the counts at their ends."""
         start = leaf * LEAF
         domain, before = spread(self._targets.at(start), self._targets.gains(start), left, right)
         return domain.astype(np.int64), before + self.before[domain]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import torch.distributed
@@ -173,9 +174,9 @@ def test_on_a_gpu_marks_are_events_that_are_waited_for_once(monkeypatch: pytest.
 
 
 def test_memory_of_this_process() -> None:
-    before = memory_use()["memory/resident"]
+    before = memory_use(psutil.Process())["memory/resident"]
     held = torch.ones(2**26)  # 256 MiB
-    assert memory_use()["memory/resident"] - before > 2**27 and held.sum() > 0
+    assert memory_use(psutil.Process())["memory/resident"] - before > 2**27 and held.sum() > 0
 
 
 def test_memory_of_a_gpu_is_its_peak_since_it_was_last_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,8 +184,9 @@ def test_memory_of_a_gpu_is_its_peak_since_it_was_last_asked(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda: dict(peaks))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peaks.update({"allocated_bytes.all.peak": 2}))
-    assert memory_use()["memory/peak_allocated"] == 5 and memory_use()["memory/peak_allocated"] == 2
-    assert memory_use()["memory/peak_reserved"] == 8 and memory_use()["memory/allocation_retries"] == 0
+    first, second = memory_use(psutil.Process()), memory_use(psutil.Process())
+    assert first["memory/peak_allocated"] == 5 and second["memory/peak_allocated"] == 2
+    assert second["memory/peak_reserved"] == 8 and second["memory/allocation_retries"] == 0
 
 
 def test_the_report_names_every_part() -> None:

@@ -16,4 +16,7 @@ class StepSeed(Callback):
         self.seed = seed
 
     def batch_start(self, state: State, logger: Logger) -> None:
-        torch.manual_seed(derive_key("step", self.seed, state.timestamp.batch.value, dist.get_global_rank()) % 2**63)
+        seed = derive_key("step", self.seed, state.timestamp.batch.value, dist.get_global_rank()) % 2**63
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would note the stack for each kind of device
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed(seed)

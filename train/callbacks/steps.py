@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import psutil
 from composer import Callback, Logger, State, Time
 from composer.utils import dist
 
@@ -22,6 +23,7 @@ from train.callbacks.spikes import SpikeGuard
 from train.clipping import GradientClipping
 from train.console import Console
 from train.dashboard import Dashboard, alert
+from train.delivered import Delivered
 from train.memory_use import memory_use
 from train.moe_health import moe_health
 from train.pace import Pace
@@ -68,8 +70,10 @@ class StepRecorder(Callback):
         self.console = console
         self.norm_interval = norm_interval
         self.routing_interval = routing_interval
+        self.delivered = Delivered(plan, guard.batch)
         self.routing = RoutingSum()
         self.pace = Pace()
+        self.process = psutil.Process()
         self._eval_began = 0.0
 
     def fit_start(self, state: State, logger: Logger) -> None:
@@ -117,7 +121,7 @@ class StepRecorder(Callback):
             "optimizer/gradient_norm": self.clipping.norm,
             **self.norms(state),
             **self.throughput.columns(self.clock.take(), step, tokens, planned),
-            **memory_use(),
+            **memory_use(self.process),
         }
 
     def norms(self, state: State) -> dict[str, float]:
@@ -149,7 +153,7 @@ class StepRecorder(Callback):
     def so_far(self, samples: int, sample_tokens: int) -> dict[str, float]:
         """Tokens and epochs of each domain since the run began. The plan knows them, whatever was resumed how often;
         `brickyard audit` proves that the model was given the plan."""
-        delivered = list(zip(self.plan.orders, self.plan.delivered(samples).tolist(), strict=True))
+        delivered = list(zip(self.plan.orders, self.delivered.at(samples).tolist(), strict=True))
         return {
             **{f"mixture/tokens/{order.domain}": count * sample_tokens for order, count in delivered},
             **{f"mixture/epochs/{order.domain}": epochs_of(order, count) for order, count in delivered},
