@@ -10,7 +10,10 @@ minutes: of the two the mean counts), and beside it, in the same run:
   and of what a second core can bring (two hardware threads of one core are not two cores);
 - datatrove's equivalent pipeline on all cores (datatrove_job.py), in an environment of its own, which is made in the
   temporary folder unless --datatrove-python names one;
-- the job on a tenth of the text, for the memory.
+- the job on a tenth of the text, twice as well, for the memory: of that the larger counts.
+
+Java may take HEAP, which a tenth of the text fills already, and a shard has SHARD_MB, of which a task holds three: a
+tenth of the text makes several for each core.
 
 The tokenizer is cl100k_base: without a network, TIKTOKEN_CACHE_DIR names a folder that has it (README.md). Processes on
 one core are pinned to it, Java and its collector included. Ends with one JSON line.
@@ -55,6 +58,7 @@ SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".rst", ".md", ".txt"}
 NAMES = ("METADATA", "LICENSE", "README")
 FILES = 20  # of the corpus; the small one has a tenth of them
 BATCH = 64  # documents of a call in the bare loop
+HEAP, SHARD_MB = "512m", 16
 SHARES = 5  # of the text, by each of which the machine is asked what a second core brings
 TOKENS = 12e12
 DATATROVE = ("datatrove==0.10.1", "orjson", "tokenizers", "ftfy", "spacy", "regex", "xxhash<4", "nltk", "pyarrow")
@@ -132,6 +136,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     assert one_core.tokens == first.tokens == second.tokens
     limit = bare_scaling(folder / "all" / "tokenizer", kept_texts(folder / ".all.work"), cores)
     small = whole_job("a tenth of the text, all cores", tenth, folder / "small", cores)
+    small = mean_of(small, whole_job("a tenth of the text, all cores again", tenth, folder / "small again", cores))
     results: dict[str, Any] = {"machine": machine(), "load": round(os.getloadavg()[0], 2), "mb": round(megabytes)}
     results |= against_bare_loop(all_cores, bare)
     results |= against_one_core(all_cores, one_core, limit, len(cores))
@@ -266,7 +271,8 @@ def recipe(arguments: dict[str, Any]) -> PrepareRecipe:
         domains={DOMAIN: Domain([Source(arguments["corpus"], origin_column="path")])},
         cleaning=cleaning,
         deduplicate=Deduplicate(near=NEAR),
-        spark=SparkChoice(f"local[{len(arguments['cores'])}]", "1g"),
+        shard_size_mb=SHARD_MB,
+        spark=SparkChoice(f"local[{len(arguments['cores'])}]", HEAP),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-COUNTED = 1 << 20  # ids at a time, which NumPy makes 64-bit for it
+COUNTED = 1 << 20  # ids at a time, about, which NumPy makes 64-bit for it
 
 
 def cut(offset: int, count: int, shard_tokens: int) -> Iterator[tuple[int, int, int]]:
@@ -68,10 +68,12 @@ def targets(samples: np.ndarray, real: np.ndarray) -> np.ndarray:
     return samples[:, 1:][real[:, 1:]]
 
 
-def occurrences(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different ids in ascending order, and how often each occurs."""
-    total = np.zeros(int(ids.max(initial=0)) + 1, np.int64)
-    for start in range(0, len(ids), COUNTED):
-        total += np.bincount(ids[start : start + COUNTED], minlength=len(total))
+def occurrences(samples: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different targets in ascending order, and how often each occurs."""
+    total = np.zeros(int(samples.max()) + 1, np.int64)
+    at_once = max(1, COUNTED // samples.shape[1])
+    for start in range(0, len(samples), at_once):
+        some = slice(start, start + at_once)
+        total += np.bincount(targets(samples[some], real[some]), minlength=len(total))
     (found,) = np.nonzero(total)
     return found, total[found]

@@ -134,13 +134,20 @@ def _write_batches(
         samples, real, starts = packing.assemble(
             _read(pieces, tokens, layout.dtype), number * layout.shard_tokens, layout.max_seq_len, layout.end_of_text
         )
-        offsets = map(packing.document_offsets, real, starts)
+        ids, counts = packing.occurrences(samples, real)
+        size, padding = len(samples), int(real.size - real.sum())
+        contents = _contents(samples, real, starts)
+        del samples, real, starts  # they end with it: the writer makes two further copies of them
         name = number + layout.shards_before.get((domain, split), 0)
-        entry = _write_shard(samples, offsets, name, writer, writer.output / folder_of(domain, split))
-        ids, counts = packing.occurrences(packing.targets(samples, real))
-        count = int(real.sum())
-        row = (shard, len(samples), count, real.size - count, json.dumps(entry), ids.tolist(), counts.tolist())
-        yield _batch([row], schema)
+        entry = _write_shard(contents, layout, name, writer, writer.output / folder_of(domain, split))
+        count = size * layout.max_seq_len - padding
+        yield _batch([(shard, size, count, padding, json.dumps(entry), ids.tolist(), counts.tolist())], schema)
+
+
+def _contents(samples: np.ndarray, real: np.ndarray, starts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The tokens and the document_offsets of each sample."""
+    for sample, of_sample, starts_of_sample in zip(samples, real, starts, strict=True):
+        yield sample, packing.document_offsets(of_sample, starts_of_sample)
 
 
 def _read(pieces: Iterable[tuple], folder: Path, dtype: str) -> Iterator[tuple[int, bool, np.ndarray]]:
@@ -152,18 +159,17 @@ def _read(pieces: Iterable[tuple], folder: Path, dtype: str) -> Iterator[tuple[i
 
 
 def _write_shard(
-    samples: np.ndarray, offsets: Iterable[np.ndarray], number: int, writer: Writer, folder: Path
+    samples: Iterable[tuple[np.ndarray, np.ndarray]], layout: Layout, number: int, writer: Writer, folder: Path
 ) -> dict[str, Any]:
-    """Writes samples [samples, length], and of each its document_offsets, as shard `number` of `folder`; returns its
-    entry for index.json.
+    """Writes samples, each its tokens and its document_offsets, as shard `number` of `folder`; returns its entry for
+    index.json.
     """
     # Imports torch, which takes seconds: only in the tasks that write.
     from streaming.base.format.mds.writer import MDSWriter
 
-    length = samples.shape[1]
     columns = {
-        "document_offsets": f"ndarray:{packing.offset_dtype(length)}",
-        "tokens": f"ndarray:{samples.dtype.name}:{length}",
+        "document_offsets": f"ndarray:{packing.offset_dtype(layout.max_seq_len)}",
+        "tokens": f"ndarray:{layout.dtype}:{layout.max_seq_len}",
     }
     with attempt(folder) as own:
         with MDSWriter(
@@ -173,8 +179,9 @@ def _write_shard(
             hashes=sorted(writer.hashes),
             size_limit=None,
         ) as mds:
-            for sample, of_documents in zip(samples, offsets, strict=True):
-                mds.write({"document_offsets": of_documents, "tokens": sample})
+            for tokens, of_documents in samples:
+                mds.write({"document_offsets": of_documents, "tokens": tokens})
+            del tokens, of_documents
         (entry,) = json.loads((own / "shard" / "index.json").read_text())["shards"]
         (written,) = (own / "shard").glob("shard.*")
         name = shard_name(number, written)

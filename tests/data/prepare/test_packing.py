@@ -109,7 +109,11 @@ def test_shards_of_all_splits_are_numbered_through():
 
 
 def test_occurrences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "COUNTED", 3)
-    for ids in ([7, 2, 7, 7, 0, 2, 9], []):
-        found, counts = packing.occurrences(np.array(ids, np.uint16))
-        assert dict(zip(found.tolist(), counts.tolist(), strict=True)) == dict(sorted(Counter(ids).items()))
+    monkeypatch.setattr(packing, "COUNTED", 7)
+    samples = np.array([[5, 7, 2], [7, 7, 0], [0, 2, 9], [4, 2, 8], [1, 8, 8]], np.uint16)
+    real = np.ones_like(samples, bool)
+    real[-1, 1:] = real[-2, 2] = False
+    found, counts = packing.occurrences(samples, real)
+    assert dict(zip(found.tolist(), counts.tolist(), strict=True)) == dict(
+        sorted(Counter([7, 2, 7, 0, 2, 9, 2]).items())
+    )
