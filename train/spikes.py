@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,7 +94,9 @@ class RecentLosses:
         """NaN for a domain that none of the steps has drawn."""
         if not self._steps:
             return np.full(len(self.domains), math.nan)
-        return known_median(mean_losses(*np.stack(self._steps, axis=1)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy warns of such a domain
+            return np.nanmedian(mean_losses(*np.stack(self._steps, axis=1)), axis=0)
 
     def _expect(self, usual_M: Columns, tokens_M: Columns) -> tuple[float | None, float | None]:
         """(the loss to expect of a mixture whose domains lose as usual, the most that passes); None: too few steps."""
@@ -129,12 +132,3 @@ class RecentLosses:
 def mean_losses(loss_sum_M: Columns, tokens_M: Columns) -> Columns:
     """NaN for a domain that was not drawn."""
     return np.divide(loss_sum_M, tokens_M, out=np.full(tokens_M.shape, math.nan), where=tokens_M > 0)
-
-
-def known_median(x_WM: Columns) -> Columns:
-    """[M] of each column what is no NaN, NaN where all is: np.nanmedian, which takes ten times as long for so few
-    numbers, in every step."""
-    ordered = np.sort(x_WM, axis=0)  # NaN last
-    known = len(x_WM) - np.isnan(x_WM).sum(axis=0)
-    middle = np.stack([np.maximum(known - 1, 0) // 2, known // 2])
-    return np.take_along_axis(ordered, np.minimum(middle, len(x_WM) - 1), axis=0).mean(axis=0)

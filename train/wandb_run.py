@@ -29,7 +29,7 @@ from train.wandb_log import logs_of, mend, newest_row
 ANSWER = 30.0  # seconds that W&B has to answer when a run begins
 LAST_LINKS = 15.0  # seconds to take the last artifacts when it ends
 GOODBYE = 60.0  # and then to send the last rows
-FLUSH = 2.0  # seconds that a row may wait here, and again in W&B's process before it is in its file
+FLUSH = 2.0  # seconds that a row may wait before it is in W&B's file
 CARDS = ("data_card.md", "data_card.html")  # in a dataset's folder
 BARE = ("batch", "samples", "skipped")
 # What a metric comes to in W&B's table of runs, by group, as METRIC.min and so on; None: its last value, as METRIC.
@@ -61,8 +61,6 @@ class WandbRun(Dashboard):
         self.metrics = run.metrics
         self._last: dict[str, int] = {}  # metric: the step of its newest value
         self._behind = False
-        self._waiting: list[tuple[int, dict[str, Any]]] = []  # (step, its numbers)
-        self._given = -FLUSH
         self._look_at(logs_of(run.path / "wandb", run.wandb_id()))
         self._threads: list[threading.Thread] = []
         self._run = begin(recipe, run, config)
@@ -88,24 +86,10 @@ class WandbRun(Dashboard):
         self._behind = False
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Short steps' rows go to W&B a few at a time, which takes less than one by one, each in a cold cache."""
         if row["batch"] >= self._first and (new := news(row, self._last)):
-            self._waiting.append((row["batch"], {"tokens": row["tokens"], **new}))
-        if time.monotonic() - self._given >= FLUSH:
-            self._give()
-
-    def _give(self) -> None:
-        self._given = time.monotonic()
-        waiting, self._waiting = self._waiting, []
-
-        def log(run: wandb.Run) -> None:
-            for step, numbers in waiting:
-                run.log(numbers, step=step)
-
-        self._try(log)
+            self._try(lambda run: run.log({"tokens": row["tokens"], **new}, step=row["batch"]))
 
     def write_picture(self, name: str, picture: Image, caption: str, row: Mapping[str, Any]) -> None:
-        self._give()
         if row["batch"] > self._last.get(name, self._first - 1):
             self._last[name] = row["batch"]
             shown = {name: wandb.Image(picture, caption=caption), "tokens": row["tokens"]}
@@ -135,7 +119,6 @@ class WandbRun(Dashboard):
                 run.mark_preempting()  # shown as preempted, not as failed
             run.finish(exit_code=0 if error is None else 1)
 
-        self._give()
         self._try(finish)
         self._run = None
 

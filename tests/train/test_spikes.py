@@ -1,14 +1,13 @@
 """Spikes are found, and what only looks like one is not: noise, a falling loss, a mixture that changes."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.spikes import Columns, RecentLosses, Spike, known_median
+from train.spikes import Columns, RecentLosses, Spike
 
 DOMAINS = ("web", "code", "math")
 USUAL = np.array([3.0, 1.2, 2.1])
@@ -136,12 +135,3 @@ def test_a_checkpoint_brings_back_the_same_judgement(seed: int, steps: int) -> N
     spike = judge(recent, loss_M, tokens_M)
     assert judge(same, loss_M, tokens_M) == spike
     assert str(judge(more, np.append(loss_M, 0.0), np.append(tokens_M, 0.0))) == str(spike)
-
-
-@given(seeds, st.integers(1, 9), st.floats(0, 1))
-def test_medians_are_numpys(seed: int, steps: int, unknown: float) -> None:
-    rng = np.random.default_rng(seed)
-    losses_WM = np.where(rng.random((steps, 3)) < unknown, math.nan, rng.normal(size=(steps, 3)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where a column is all NaN
-        assert np.array_equal(known_median(losses_WM), np.nanmedian(losses_WM, axis=0), equal_nan=True)

@@ -23,7 +23,6 @@ from train.callbacks.spikes import SpikeGuard
 from train.clipping import GradientClipping
 from train.console import Console
 from train.dashboard import Dashboard, alert
-from train.delivered import Delivered
 from train.memory_use import memory_use
 from train.moe_health import moe_health
 from train.pace import Pace
@@ -70,7 +69,6 @@ class StepRecorder(Callback):
         self.console = console
         self.norm_interval = norm_interval
         self.routing_interval = routing_interval
-        self.delivered = Delivered(plan, guard.batch)
         self.routing = RoutingSum()
         self.pace = Pace()
         self.process = psutil.Process()
@@ -153,7 +151,7 @@ class StepRecorder(Callback):
     def so_far(self, samples: int, sample_tokens: int) -> dict[str, float]:
         """Tokens and epochs of each domain since the run began. The plan knows them, whatever was resumed how often;
         `brickyard audit` proves that the model was given the plan."""
-        delivered = list(zip(self.plan.orders, self.delivered.at(samples).tolist(), strict=True))
+        delivered = list(zip(self.plan.orders, self.plan.delivered(samples).tolist(), strict=True))
         return {
             **{f"mixture/tokens/{order.domain}": count * sample_tokens for order, count in delivered},
             **{f"mixture/epochs/{order.domain}": epochs_of(order, count) for order, count in delivered},
