@@ -61,29 +61,28 @@ class DbrxComposerModel(ComposerModel):
         return next_token_targets(batch["tokens"], self.end_of_text, self.config.attend_across_documents)
 
     def loss(self, outputs: DbrxOutput, batch: Batch, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """Composer's dict of fp32 scalars in nats: it takes the gradient of 'total' and logs each as loss/train/KEY.
+        """Composer's dict, of 'total' alone: the sum of `losses`, which it takes the gradient of. Each further entry
+        would cost it a reduction and a wait for the GPU; `step_statistics` has them all."""
+        losses = self.losses(outputs, batch)
+        self.step_statistics.add(
+            microbatch_statistics(outputs, batch["domain"], len(self.domains), losses["load_balancing"])
+        )
+        return {"total": torch.stack([*losses.values()]).sum()}
 
-        'cross_entropy' is the mean over the counted targets; 'load_balancing' and, if it has a weight, 'router_z' come
-        weighted, as they enter the total.
+    def losses(self, outputs: DbrxOutput, batch: Batch) -> dict[str, Tensor]:
+        """What the model is trained on, fp32 scalars in nats. 'cross_entropy' is the mean over the counted targets;
+        'load_balancing' and, if it has a weight, 'router_z' come weighted.
 
         Of a microbatch, 'targets_per_sample' says how many targets are counted in a sample, by the mean over the global
         batch, and 'cross_entropy' is the sum over the microbatch's targets divided by that and by its samples: its mean
         over the samples of all microbatches and ranks is then the mean over all counted targets, wherever they are.
         """
         assert outputs.token_loss is not None, "forward always passes targets"
-        routing_losses = self._routing_losses(outputs.routings)
-        targets_BT = self.targets(batch)
         cross_entropy = outputs.token_loss.mean
         if TARGETS_PER_SAMPLE in batch:
-            counted_B = (targets_BT != IGNORED).sum(dim=1) / batch[TARGETS_PER_SAMPLE]
+            counted_B = outputs.token_loss.counted_BT.sum(dim=1) / batch[TARGETS_PER_SAMPLE]
             cross_entropy = cross_entropy * counted_B.mean().float()
-        losses = {"cross_entropy": cross_entropy, **routing_losses}
-        self.step_statistics.add(
-            microbatch_statistics(
-                outputs, targets_BT, batch["domain"], len(self.domains), routing_losses["load_balancing"]
-            )
-        )
-        return {"total": torch.stack([*losses.values()]).sum(), **losses}
+        return {"cross_entropy": cross_entropy, **self._routing_losses(outputs.routings)}
 
     def _routing_losses(self, routings: Sequence[Routing]) -> dict[str, Tensor]:
         """The weighted losses of a microbatch's routing, each a mean over its tokens.
@@ -102,7 +101,7 @@ class DbrxComposerModel(ComposerModel):
         return losses
 
     def step_losses(self, statistics: StepStatistics) -> dict[str, Tensor]:
-        """The losses of an optimizer step, by the names of `loss`, as fp64 scalars; `statistics` summed over the ranks.
+        """The losses of an optimizer step, by the names of `losses` and their 'total', as fp64 scalars; `statistics` summed over the ranks.
 
         Exact for the global batch, with one exception: the load-balancing loss of `moe_loss_scope` microbatch is the
         mean of the microbatches' own.
@@ -128,8 +127,9 @@ class DbrxComposerModel(ComposerModel):
         tokens_LE = statistics.tokens_by_layer_expert
         if self.last_step_tokens is not None:
             self.last_step_tokens.copy_(tokens_LE)
-        for router, tokens_E in zip(self.model.routers, tokens_LE, strict=True):
-            router.move_bias(tokens_E)
+        if self.config.ffn_config.moe_bias_update_rate is not None:
+            for router, tokens_E in zip(self.model.routers, tokens_LE, strict=True):
+                router.move_bias(tokens_E)
 
     def get_metrics(self, is_train: bool) -> dict[str, Metric]:
         """One metric, 'loss', for evaluation; none in training, where `step_statistics` says more."""
@@ -138,8 +138,7 @@ class DbrxComposerModel(ComposerModel):
     def update_metric(self, batch: Batch, outputs: DbrxOutput, metric: Metric) -> None:
         """Adds an evaluation batch to the metric."""
         assert outputs.token_loss is not None, "forward always passes targets"
-        targets_BT = self.targets(batch)
-        metric.update(outputs.token_loss.loss_BT, targets_BT != IGNORED)
+        metric.update(outputs.token_loss.loss_BT, outputs.token_loss.counted_BT)
 
 
 class MeanTokenLoss(Metric):

@@ -16,6 +16,7 @@ class TokenLoss(NamedTuple):
 
     mean: Tensor  # fp32 scalar, over the counted targets; 0 where there is none; gradients flow through it
     loss_BT: Tensor  # fp32, per position, 0 where the target is ignored; detached
+    counted_BT: Tensor  # bool, where it is not ignored
 
 
 class LanguageModelHead(nn.Linear):
@@ -31,7 +32,7 @@ class LanguageModelHead(nn.Linear):
         x_ND, weight_VD = as_autocast(x_BTD.flatten(0, 1), self.weight)
         with without_autocast(x_ND):
             mean, loss_N = _LinearCrossEntropy.apply(x_ND, weight_VD, targets_BT.flatten(), torch.is_grad_enabled())
-        return TokenLoss(mean, loss_N.view(targets_BT.shape))
+        return TokenLoss(mean, loss_N.view(targets_BT.shape), targets_BT != IGNORED)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from model.dbrx import DbrxOutput
-from model.head import IGNORED
 from model.router import Routing, count, spread_loss
 
 
@@ -19,7 +18,7 @@ class StepStatistics:
     A caller reduces over ranks by summing every field, and divides at the end.
     """
 
-    samples: Tensor  # int64 scalar
+    samples_by_domain: Tensor  # int64 [M]
     loss_sum_by_domain: Tensor  # fp64 [M], cross-entropy over the counted targets
     tokens_by_domain: Tensor  # int64 [M], counted targets
     load_balancing_sum: Tensor  # fp64 scalar, weighted loss times the microbatch's samples: Composer's weighting
@@ -33,7 +32,7 @@ class StepStatistics:
     def zeros(cls, n_domains: int, n_layers: int, n_experts: int) -> "StepStatistics":
         """Nothing seen yet."""
         return cls(
-            samples=torch.zeros((), dtype=torch.int64),
+            samples_by_domain=torch.zeros(n_domains, dtype=torch.int64),
             loss_sum_by_domain=torch.zeros(n_domains, dtype=torch.float64),
             tokens_by_domain=torch.zeros(n_domains, dtype=torch.int64),
             load_balancing_sum=torch.zeros((), dtype=torch.float64),
@@ -43,6 +42,11 @@ class StepStatistics:
             tokens_by_layer_domain_expert=torch.zeros(n_layers, n_domains, n_experts, dtype=torch.int64),
             computed_by_layer=torch.zeros(n_layers, dtype=torch.int64),
         )
+
+    @property
+    def samples(self) -> Tensor:
+        """int64 scalar."""
+        return self.samples_by_domain.sum()
 
     @property
     def tokens_by_layer_expert(self) -> Tensor:
@@ -89,24 +93,20 @@ class StepStatistics:
 
 @torch.no_grad()
 def microbatch_statistics(
-    outputs: DbrxOutput,
-    targets_BT: Tensor,
-    domain_B: Tensor,
-    n_domains: int,
-    load_balancing: Tensor,
+    outputs: DbrxOutput, domain_B: Tensor, n_domains: int, load_balancing: Tensor
 ) -> StepStatistics:
     """One microbatch's sums. `load_balancing` is its weighted loss. No host synchronisation on a GPU."""
     assert outputs.token_loss is not None
-    samples = torch.tensor(len(domain_B), device=domain_B.device)
     loss_B = outputs.token_loss.loss_BT.sum(dim=1, dtype=torch.float64)
-    tokens_B = (targets_BT != IGNORED).sum(dim=1)
-    sums_M2 = loss_B.new_zeros(n_domains, 2).index_add_(0, domain_B, torch.stack([loss_B, tokens_B.double()], dim=1))
+    tokens_B = outputs.token_loss.counted_BT.sum(dim=1, dtype=torch.float64)
+    columns_B3 = torch.stack([torch.ones_like(loss_B), loss_B, tokens_B], dim=1)
+    samples_M, loss_M, tokens_M = loss_B.new_zeros(n_domains, 3).index_add_(0, domain_B, columns_B3).unbind(dim=1)
     router_z_L, entropy_L = torch.stack([_router_sums(r) for r in outputs.routings], dim=1)
     return StepStatistics(
-        samples=samples,
-        loss_sum_by_domain=sums_M2[:, 0],
-        tokens_by_domain=sums_M2[:, 1].long(),
-        load_balancing_sum=load_balancing.double() * samples,
+        samples_by_domain=samples_M.long(),
+        loss_sum_by_domain=loss_M,
+        tokens_by_domain=tokens_M.long(),
+        load_balancing_sum=load_balancing.double() * len(domain_B),
         router_z_sum_by_layer=router_z_L,
         router_entropy_sum_by_layer=entropy_L,
         probability_sum_by_layer_expert=_probability_sums(outputs.routings),

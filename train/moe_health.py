@@ -13,7 +13,7 @@ def moe_health(statistics: StepStatistics, top_k: int) -> dict[str, Any]:
     Numbers are the worst layer's (max violation), means over layers and tokens (router entropy in nats, router z), or
     counts over all layers; lists are by layer. `docs/metrics.md` has the formulas.
     """
-    tokens_LE = statistics.tokens_by_layer_expert.cpu().numpy()
+    tokens_LE = statistics.tokens_by_layer_expert.numpy()
     entropy_L = statistics.over_tokens(statistics.router_entropy_sum_by_layer, top_k).tolist()
     z_L = statistics.over_tokens(statistics.router_z_sum_by_layer, top_k).tolist()
     violation_L = tokens_LE.max(axis=1) / tokens_LE.mean(axis=1) - 1

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,13 +71,15 @@ class RecentLosses:
 
     def __init__(self, domains: Sequence[str], window: int, min_history: int, threshold: float) -> None:
         self.domains = tuple(domains)
+        self.window = window
         self.min_history = min_history
         self.threshold = threshold
-        self._steps: deque[Columns] = deque(maxlen=window)  # each [2, M]: loss_sum_M and tokens_M
+        self._steps = np.empty((0, 2, len(self.domains)))  # of each loss_sum_M and tokens_M, the oldest first
 
     def add(self, loss_sum_M: Columns, tokens_M: Columns) -> None:
         """Remember a step: the sum of its losses and the tokens that they are of, by domain."""
-        self._steps.append(np.stack([loss_sum_M, tokens_M]).astype(np.float64))
+        step = np.stack([loss_sum_M, tokens_M]).astype(np.float64)
+        self._steps = np.concatenate([self._steps[max(0, len(self._steps) + 1 - self.window) :], step[None]])
 
     def judge(self, loss_sum_M: Columns, tokens_M: Columns, total: float, gradient_norm: float) -> Spike | None:
         """What stands out about a step, or None; `total` is its loss with all that is added to the cross-entropy."""
@@ -92,18 +92,16 @@ class RecentLosses:
 
     def _medians(self) -> Columns:
         """NaN for a domain that none of the steps has drawn."""
-        if not self._steps:
+        if not len(self._steps):
             return np.full(len(self.domains), math.nan)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy warns of such a domain
-            return np.nanmedian(mean_losses(*np.stack(self._steps, axis=1)), axis=0)
+        return medians(mean_losses(self._steps[:, 0], self._steps[:, 1]))
 
     def _expect(self, usual_M: Columns, tokens_M: Columns) -> tuple[float | None, float | None]:
         """(the loss to expect of a mixture whose domains lose as usual, the most that passes); None: too few steps."""
         if len(self._steps) < self.min_history:
             return None, None
         usual_M = np.nan_to_num(usual_M, posinf=0.0, neginf=0.0)
-        loss_sum_WM, tokens_WM = np.stack(self._steps, axis=1)
+        loss_sum_WM, tokens_WM = self._steps[:, 0], self._steps[:, 1]
         above_W = (loss_sum_WM - tokens_WM * usual_M).sum(axis=1) / tokens_WM.sum(axis=1)
         middle = float(np.median(above_W))
         expected = float((tokens_M * usual_M).sum() / tokens_M.sum()) + middle
@@ -124,7 +122,7 @@ class RecentLosses:
         """What `dump` has written; a curriculum that changed may have brought further domains since."""
         content = json.loads(text)
         assert content["version"] == VERSION
-        self._steps.clear()
+        self._steps = self._steps[:0]
         for step in content["steps"]:
             self.add(*np.pad(step, ((0, 0), (0, len(self.domains) - len(step[0])))))
 
@@ -132,3 +130,11 @@ class RecentLosses:
 def mean_losses(loss_sum_M: Columns, tokens_M: Columns) -> Columns:
     """NaN for a domain that was not drawn."""
     return np.divide(loss_sum_M, tokens_M, out=np.full(tokens_M.shape, math.nan), where=tokens_M > 0)
+
+
+def medians(values_WM: Columns) -> Columns:
+    """[M] of the values that are numbers; NaN where none is. `np.nanmedian` takes ten times as long, in every step."""
+    in_order_WM = np.sort(values_WM, axis=0)  # NaN come last
+    count_M = np.count_nonzero(~np.isnan(values_WM), axis=0)
+    middle_2M = np.stack([np.maximum(count_M - 1, 0) // 2, count_M // 2])
+    return np.take_along_axis(in_order_WM, middle_2M, axis=0).mean(axis=0)

@@ -147,8 +147,10 @@ class Poison:
             samples = batch.get("sample")  # held-out text has none
             if samples is None or not ((samples >= self.first) & (samples < self.end)).any():
                 return outputs
-            spoilt = (value * self.factor for value in outputs.token_loss or ())
-            return outputs._replace(token_loss=type(outputs.token_loss)(*spoilt))
+            assert outputs.token_loss is not None
+            mean, loss_BT, counted_BT = outputs.token_loss
+            spoilt = type(outputs.token_loss)(mean * self.factor, loss_BT * self.factor, counted_BT)
+            return outputs._replace(token_loss=spoilt)
 
         DbrxComposerModel.forward = poisoned  # type: ignore[method-assign]
         if self.then:

@@ -21,7 +21,7 @@ class RoutingSum:
         self.steps += 1
         if self.tokens_LME is not None:
             new_domains = tokens_LME.shape[1] - self.tokens_LME.shape[1]
-            tokens_LME = tokens_LME + pad(self.tokens_LME.to(tokens_LME.device), (0, 0, 0, new_domains))
+            tokens_LME = tokens_LME + pad(self.tokens_LME, (0, 0, 0, new_domains))
         self.tokens_LME = tokens_LME
 
     def take(self) -> dict[str, Any]:

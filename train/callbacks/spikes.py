@@ -100,8 +100,8 @@ class SpikeGuard(Callback):
 
     def judge(self, state: State) -> None:
         """Find out whether the step stands out, and do what the recipe says."""
-        losses = self.statistics.loss_sum_by_domain.cpu().numpy()
-        tokens = self.statistics.tokens_by_domain.double().cpu().numpy()
+        losses = self.statistics.loss_sum_by_domain.numpy()
+        tokens = self.statistics.tokens_by_domain.double().numpy()
         total = float(self.model.step_losses(self.statistics)["total"])
         spike = self.recent.judge(losses, tokens, total, self.clipping.norm)
         self.skipped = spike is not None and self.drops(spike, state)

@@ -11,11 +11,12 @@ from model.statistics import StepStatistics
 
 
 def sum_over_ranks(statistics: StepStatistics) -> StepStatistics:
-    """The whole step's statistics, summed over all ranks in one message (fp64 is exact for counts up to 2^53)."""
+    """The whole step's statistics on the host, summed over all ranks in one message (fp64 is exact for counts up to
+    2^53). What is made of them there waits for a GPU no more."""
     names = [field.name for field in fields(statistics)]
     tensors = [getattr(statistics, name) for name in names]
     flat = torch.cat([tensor.double().reshape(-1) for tensor in tensors])
     dist.all_reduce(flat, reduce_operation="SUM")
-    parts = flat.split([tensor.numel() for tensor in tensors])
+    parts = flat.cpu().split([tensor.numel() for tensor in tensors])
     summed = [part.reshape(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
     return StepStatistics(**dict(zip(names, summed, strict=True)))

@@ -69,6 +69,7 @@ class StepRecorder(Callback):
         self.console = console
         self.norm_interval = norm_interval
         self.routing_interval = routing_interval
+        self.delivered = plan.delivered(0)  # [domains] samples of each since the run began
         self.routing = RoutingSum()
         self.pace = Pace()
         self.process = psutil.Process()
@@ -81,6 +82,7 @@ class StepRecorder(Callback):
             dashboard.open_after(state.timestamp.batch.value)
         self.console.start(state.timestamp.batch.value, state.timestamp.token.value)
         self.throughput.start(state.timestamp.token.value)
+        self.delivered = self.plan.delivered(state.timestamp.sample.value)
 
     def batch_start(self, state: State, logger: Logger) -> None:
         self.model.step_statistics.clear()
@@ -112,7 +114,7 @@ class StepRecorder(Callback):
             "tokens": tokens,
             **self.losses(statistics),
             **self.mixture(statistics, before.sample.value, samples),
-            **self.so_far(samples, tokens // samples),
+            **self.so_far(statistics, tokens // samples),
             **moe_health(statistics, self.model.config.ffn_config.moe_top_k),
             "skipped": self.guard.skipped,
             "optimizer/lr": state.optimizers[0].param_groups[0]["lr"],
@@ -148,10 +150,11 @@ class StepRecorder(Callback):
             **{f"mixture/delivered/{name}": weight for name, weight in zip(self.plan.domains, delivered, strict=True)},
         }
 
-    def so_far(self, samples: int, sample_tokens: int) -> dict[str, float]:
-        """Tokens and epochs of each domain since the run began. The plan knows them, whatever was resumed how often;
-        `brickyard audit` proves that the model was given the plan."""
-        delivered = list(zip(self.plan.orders, self.plan.delivered(samples).tolist(), strict=True))
+    def so_far(self, statistics: StepStatistics, sample_tokens: int) -> dict[str, float]:
+        """Tokens and epochs of each domain since the run began: what the plan says of the time before this start, and
+        what the model was given since."""
+        self.delivered += statistics.samples_by_domain.numpy()
+        delivered = list(zip(self.plan.orders, self.delivered.tolist(), strict=True))
         return {
             **{f"mixture/tokens/{order.domain}": count * sample_tokens for order, count in delivered},
             **{f"mixture/epochs/{order.domain}": epochs_of(order, count) for order, count in delivered},
