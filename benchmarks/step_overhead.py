@@ -35,6 +35,7 @@ from torch import Tensor
 
 from data.manifest import Manifest
 from model.composer_model import Batch, DbrxComposerModel
+from train.alone import alone
 from train.build import build_device
 from train.checkpoints.contents import Contents, dataset_tokenizer
 from train.console import Console
@@ -145,7 +146,8 @@ def train_beside(recipe: Recipe, manifest: Manifest) -> list[tuple[Reading, Read
     beside = Beside()
     trainer.state.callbacks.append(beside)
     try:
-        trainer.fit()
+        with alone():
+            trainer.fit()
     finally:
         trainer.close()
     return beside.steps

@@ -95,14 +95,13 @@ def training_step(model: DbrxComposerModel, recipe: Recipe, batch: Batch) -> Cal
 def step_statistics(model: DbrxComposerModel, batch: Batch) -> Callable[[], None]:
     """All that is done for them in a step: count, add up, reduce, hand to the model, add to the routing's; and time."""
     outputs = model(batch)
-    targets = model.targets(batch)
-    load_balancing = model.loss(outputs, batch)["load_balancing"].detach()
+    load_balancing = model.losses(outputs, batch)["load_balancing"].detach()
     routing = RoutingSum()
     clock = StepClock(batch["tokens"].device)
 
     def take() -> None:
         model.step_statistics.clear()
-        seen = microbatch_statistics(outputs, targets, batch["domain"], len(model.domains), load_balancing)
+        seen = microbatch_statistics(outputs, batch["domain"], len(model.domains), load_balancing)
         model.step_statistics.add(seen)
         summed = sum_over_ranks(model.step_statistics)
         model.finish_step(summed)

@@ -101,7 +101,8 @@ class DbrxComposerModel(ComposerModel):
         return losses
 
     def step_losses(self, statistics: StepStatistics) -> dict[str, Tensor]:
-        """The losses of an optimizer step, by the names of `losses` and their 'total', as fp64 scalars; `statistics` summed over the ranks.
+        """The losses of an optimizer step, by the names of `losses`, and their 'total', as fp64 scalars; `statistics`
+        summed over the ranks.
 
         Exact for the global batch, with one exception: the load-balancing loss of `moe_loss_scope` microbatch is the
         mean of the microbatches' own.

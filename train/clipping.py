@@ -67,12 +67,12 @@ def square_sums(groups: Iterable[Iterable[Tensor]]) -> Tensor:
     return sums
 
 
-def _squares(shards: Sequence[Tensor]) -> Sequence[Tensor]:
+def _squares(shards: list[Tensor]) -> list[Tensor]:
     """The sum of each one's squares. On a CPU a dot product is twice as fast as torch's norm, and fifty times as exact:
     2e-7 off for a million numbers in fp32, where the norm is 1e-5 off."""
     if shards[0].is_cpu:
         return [torch.dot(flat, flat) for flat in (shard.flatten() for shard in shards)]
-    return torch._foreach_mul(norms := torch._foreach_norm(shards), norms)
+    return [norm.square() for norm in torch._foreach_norm(shards)]
 
 
 def _holders(tensor: Tensor, ranks: int) -> int:

@@ -23,6 +23,7 @@ from data.words import byte_count, short
 from model.flops import count_parameters
 from model.initialise import initialise, materialise
 from model.parts import parts_of
+from train.alone import alone
 from train.audit.records import FOLDER
 from train.build import (
     build_device,
@@ -113,7 +114,7 @@ def fit(
     )
     quieten()
     clock = StepClock(device_of_rank())
-    with ExitStack() as at_the_end, together():
+    with ExitStack() as at_the_end, together(), alone():
         if recipe.parallel.expert_parallel > 1:
             at_the_end.enter_context(timed_exchanges(clock))
         at_the_end.callback(end_workers)

@@ -134,13 +134,13 @@ def test_gradients_and_losses_do_not_depend_on_ranks(tmp_path: Path):
 
 def test_a_step_takes_the_shares_of_the_step_before_and_logs_its_own():
     model, first, second = _model(), _batch(1), _batch(2)
-    even = model.loss(model(first), first)["load_balancing"]
+    even = model.losses(model(first), first)["load_balancing"]
     torch.testing.assert_close(even, torch.tensor(2.0))  # moe_top_k, whatever the probabilities
     model.finish_step(_step(model, first))
     tokens_LE = torch.stack([r.tokens_per_expert_E for r in model(first).routings])
     assert torch.equal(_fresh_counts(first), model.last_step_tokens) and tokens_LE.shape == (2, 8)
     outputs = model(second)
-    trained = model.loss(outputs, second)["load_balancing"]
+    trained = model.losses(outputs, second)["load_balancing"]
     torch.testing.assert_close(trained, load_balancing_loss(outputs.routings, True, _fresh_counts(first)))
     logged = model.step_losses(_step(model, second))["load_balancing"]
     torch.testing.assert_close(logged.float(), load_balancing_loss(outputs.routings, True))

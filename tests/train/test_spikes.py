@@ -1,13 +1,14 @@
 """Spikes are found, and what only looks like one is not: noise, a falling loss, a mixture that changes."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.spikes import Columns, RecentLosses, Spike
+from train.spikes import Columns, RecentLosses, Spike, medians
 
 DOMAINS = ("web", "code", "math")
 USUAL = np.array([3.0, 1.2, 2.1])
@@ -135,3 +136,14 @@ def test_a_checkpoint_brings_back_the_same_judgement(seed: int, steps: int) -> N
     spike = judge(recent, loss_M, tokens_M)
     assert judge(same, loss_M, tokens_M) == spike
     assert str(judge(more, np.append(loss_M, 0.0), np.append(tokens_M, 0.0))) == str(spike)
+
+
+@settings(deadline=None, max_examples=100)
+@given(seeds, st.integers(1, 9), st.floats(0, 1))
+def test_medians_are_numpys(seed: int, steps: int, missing: float) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.where(rng.random((steps, 4)) < missing, np.nan, rng.normal(size=(steps, 4)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a column without a number
+        expected = np.nanmedian(values, axis=0)
+    np.testing.assert_array_equal(medians(values), expected)
