@@ -17,6 +17,7 @@ import yaml
 from data.words import duration, short
 from train.checkpoints.names import newest_checkpoint
 from train.errors import RecipeError
+from train.history import read_history
 from train.run_directory import RunDirectory
 
 HEEDED_WITHIN = 60.0  # seconds in which a launcher sees that its run is to stop
@@ -92,8 +93,11 @@ def state_of(run: RunDirectory) -> str:
 
 
 def is_finished(run: RunDirectory) -> bool:
-    """Whether the steps that it was last planned for are done, and nobody trains it for more."""
-    return not run.is_taken() and run.plan.exists() and run.steps_done() >= json.loads(run.plan.read_text())["steps"]
+    """Whether the samples that it was last planned for are done, and nobody trains it for more. Steps do not tell: the
+    global batch may have changed."""
+    if run.is_taken() or not run.plan.exists() or (history := read_history(run)) is None:
+        return False
+    return history.samples >= json.loads(run.plan.read_text())["samples"]
 
 
 def last_row(run: RunDirectory) -> dict[str, Any]:

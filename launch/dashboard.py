@@ -30,12 +30,13 @@ def dashboard_command(path: Path, overrides: Sequence[str]) -> int:
     from train.workspace import workspace
 
     made = workspace(recipe, resolve_curriculum(recipe, manifest).schedule.domains)
-    file = RunDirectory.of(recipe).path / FILE
+    run = RunDirectory.of(recipe)
+    file = run.path / FILE
     go_on_with(file, made)
     online = mode_of(recipe) == "online"
     if online:
         save(made)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    run.make()
     write_whole(file, json.dumps(made._spec, indent=1))
     print(f"dashboard: {file}")
     print(f"dashboard: {made.url if online else 'with wandb.mode=online it is written into W&B as well'}")

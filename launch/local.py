@@ -86,9 +86,10 @@ def launch_local(
     signal.signal(signal.SIGTERM, Terminated.on_signal)
     for problem in [*gpu_problems(count), *disk_problems(recipe, run)]:
         raise RecipeError(problem)
+    run.make()
     import train.run  # noqa: F401  # for the ranks, which are forked from here
 
-    run.logs.mkdir(parents=True, exist_ok=True)
+    run.logs.mkdir(exist_ok=True)
     run.stop.unlink(missing_ok=True)  # which was meant for another launch
     allowed = Restarts(run, restarts, RESTART_WAIT)
     while (code := attempt(path, overrides, run, node, count)) == OURS and restarts:

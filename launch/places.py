@@ -30,7 +30,7 @@ def add_launch(commands: argparse._SubParsersAction) -> None:
     launch = commands.add_parser(
         "launch",
         help="train on many ranks",
-        description="Train a recipe on many ranks, and watch them until all have ended.",
+        description="Train a recipe on many ranks, here or on a cluster; check machines; look after runs.",
     )
     places = launch.add_subparsers(dest="place", required=True, metavar="WHERE")
     add_local(places)

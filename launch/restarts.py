@@ -39,7 +39,7 @@ class Restarts:
 
     def after_failure(self) -> int | None:
         """Wait, and begin anew (None), or end with this exit code."""
-        if (steps := self.run.steps_done()) > self.steps:
+        if (steps := self.run.steps_done()) != self.steps:  # fewer after a rollback, which is progress too
             self.failures, self.steps = 0, steps
         self.failures += 1
         if self.failures > self.limit:

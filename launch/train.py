@@ -31,6 +31,7 @@ def train_command(path: Path, overrides: Sequence[str]) -> int:
         return 0
     for change in [*run.changes(recipe), *new_shards(history)]:
         say(f"from token {history.samples * recipe.max_seq_len:,} on: {change}")
+    run.make()
     signal.signal(signal.SIGTERM, Terminated.on_signal)
     say("loading torch and Composer")
     from train.run import train  # only now: what can be refused is refused before the ten seconds that Composer takes

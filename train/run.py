@@ -185,7 +185,17 @@ def build_trainer(
         stall=lambda: clock.during("checkpoint"),
         saved=partial(note_save, recipe, run, dashboards),
     )
-    guard = SpikeGuard(recipe, plan, model, clipping, checkpointer, run, console, alert=partial(alert, dashboards))
+    guard = SpikeGuard(
+        recipe,
+        plan,
+        model,
+        clipping,
+        checkpointer,
+        run,
+        console,
+        alert=partial(alert, dashboards),
+        before_going_back=watchdog.suspend,
+    )
     recorder = StepRecorder(
         plan,
         model,

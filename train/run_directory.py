@@ -71,13 +71,25 @@ class RunDirectory:
         checkpoint = newest_checkpoint(self.checkpoints)
         return steps_of(checkpoint) if checkpoint else 0
 
+    def make(self) -> None:
+        """Make the folder, if it is not there.
+
+        Raises:
+            RecipeError: it can't be made, or nothing can be written to it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / ".lock").open("a").close()
+        except OSError as error:
+            raise RecipeError(f"run_root: {self.path} can't be written to ({error.strerror})") from None
+
     def lock(self) -> TextIO:
         """Take the run for this process until the returned file is closed, or the process is gone.
 
         Raises:
-            RecipeError: another process has it.
+            RecipeError: another process has it, or it can't be written to.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.make()
         file = (self.path / ".lock").open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

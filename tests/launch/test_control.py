@@ -11,6 +11,7 @@ import launch.control
 from launch.cli import main
 from launch.local import Rank, Watch
 from train.checkpoints.checksums import write_checksums
+from train.history import History
 from train.run_directory import RunDirectory
 
 ROW = {"batch": 1200, "tokens": 4_915_200, "loss/cross_entropy": 3.25}
@@ -51,11 +52,16 @@ def test_status_says_how_far_a_run_is(run, capfd):
     with RunDirectory(run).lock():
         assert main(["launch", "status", "demo"]) == 0
         assert "a process is training it" in capfd.readouterr().out
-    (run / "plan.json").write_text('{"steps": 1200}')
+    (run / "plan.json").write_text('{"samples": 9600, "steps": 600}')  # since then the batch has doubled
     checkpoint = run / "checkpoints" / "ba00001200"
     checkpoint.mkdir(parents=True)
     (checkpoint / "state.json").write_text("{}")
-    write_checksums(checkpoint, {})
+    for samples in (4800, 9600):
+        History(samples, ()).write(checkpoint, samples)
+        write_checksums(checkpoint, {})
+        assert main(["launch", "status", "demo"]) == 0
+        finished = "finished: 1,200 steps are done" in capfd.readouterr().out
+        assert finished == (samples == 9600)
     assert main(["launch", "status", "demo"]) == 0
     assert "finished: 1,200 steps are done" in capfd.readouterr().out
     assert main(["launch", "stop", "demo"]) == 2  # at once: it would wait for a launcher

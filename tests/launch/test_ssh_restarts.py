@@ -52,6 +52,11 @@ def test_a_checkpoint_between_failures_begins_the_count_anew(launch):
     assert launch(*attempts) == (0, [30, 60, 30, 60, 30])
 
 
+def test_so_does_a_rollback(launch):
+    """The newest checkpoint is then an older one."""
+    assert launch((FAILED, 20), (FAILED, 10), (FAILED, 10), ([0, 0], 15)) == (0, [30, 30, 60])
+
+
 @pytest.mark.parametrize(
     ("codes", "signals", "expected"),
     [([2, 1], [], 2), ([143, 143], [], 143), ([130, 130], [2], 130), ([0, 0], [15], 0), ([1, 255], [15], 143)],

@@ -1,5 +1,9 @@
 """Who watches a run from elsewhere is told that it has stalled, or become slow, once each time."""
 
+import time
+
+import pytest
+
 from train.callbacks.watchdog import Watchdog
 from train.pace import WINDOW, Pace
 
@@ -32,3 +36,18 @@ def test_half_of_the_wait_is_told_once_and_again_after_a_step() -> None:
     watchdog._set(None)
     watchdog._alert_if_stalled(302.0)
     assert len(alerts) == 2
+
+
+def test_what_takes_long_on_purpose_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the next event: a rollback reads checkpoints, however large they are."""
+    left: list[float] = []
+    monkeypatch.setattr("train.callbacks.watchdog._write_stacks_and_leave", left.append)
+    watchdog = Watchdog(0.2)
+    watchdog.rewind()
+    watchdog.suspend()
+    time.sleep(0.6)
+    assert left == []
+    watchdog.rewind()
+    time.sleep(0.6)
+    watchdog.suspend()
+    assert set(left) == {0.2}

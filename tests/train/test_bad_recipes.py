@@ -235,6 +235,15 @@ def test_the_command_line_prints_one_sentence_and_ends_with_2(
     assert main(["report", str(workshop.root / "nowhere")]) == 2
 
 
+def test_a_folder_that_can_not_be_is_said_before_anything_is_loaded(
+    workshop: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(workshop.recipe), f"run_root={workshop.recipe}/runs"]) == 2
+    out, error = capsys.readouterr()
+    assert "loading" not in out and error.count("\n") == 1
+    assert f"run_root: {workshop.recipe}/runs/" in error and "can't be written to (Not a directory)" in error
+
+
 def test_the_good_recipe_is_good(workshop: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(workshop.recipe), "--json", "seed=4"]) == 0
     assert '"steps": 12' in capsys.readouterr().out

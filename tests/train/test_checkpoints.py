@@ -83,7 +83,8 @@ def _save(folder: Path, layout: Layout) -> None:
     expected = _whole(tensors)
     rest = sum(tensor.nbytes for tensor in expected.values()) - checkpoint_bytes(CONFIG)  # counts of steps, and biases
     assert 0 <= rest < 1000
-    snapshot = Snapshot(2, tensors, copies.of(tensors)(), lambda checkpoint: None)
+    copied = copies.of(tensors)()
+    snapshot = Snapshot(2, tensors, lambda: copied, lambda checkpoint: None)
     _train(trained, 1)  # what is saved is the run before this step
     group = dist.new_group(backend="gloo")
     write_checkpoint(folder / "checkpoints", snapshot, group)

@@ -94,6 +94,43 @@ def test_half_a_copy_is_none_and_a_damaged_one_is_passed_over(tmp_path: Path) ->
     assert sum("the copy of ba00000012" in line and "is damaged" in line for line in said) == 1
 
 
+def test_a_fetch_that_is_cut_short_is_made_anew_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the run's own files a checkpoint does not count: the run would go on as another one."""
+    remote = RemoteRun(open_store(f"file://{tmp_path}/copies/run"))
+    run, elsewhere = tmp_path / "run", RunDirectory(tmp_path / "elsewhere")
+    [checkpoint] = _made_up(run / "checkpoints", 4)
+    (run / "wandb_id").write_text("theirs")
+    remote.put_files(checkpoint, ["__0_0.distcp", "tokenizer/ranks"])
+    remote.complete(checkpoint, run, Retention(2))
+    get = remote.store.get
+
+    def cut_short(key: str, to: Path) -> None:
+        if key == "wandb_id":
+            raise ConnectionError("the line is cut")
+        get(key, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote.store, "get", cut_short)
+        with pytest.raises(ConnectionError):
+            remote.fetch_newest(elsewhere, lambda line: None)
+    assert elsewhere.steps_done() == 0
+    remote.fetch_newest(elsewhere, lambda line: None)
+    assert elsewhere.steps_done() == 4 and elsewhere.wandb_id() == "theirs"
+
+
+def test_one_that_is_damaged_here_makes_way_for_its_copy(tmp_path: Path) -> None:
+    remote = RemoteRun(open_store(f"file://{tmp_path}/copies/run"))
+    run = RunDirectory(tmp_path / "run")
+    [checkpoint] = _made_up(run.checkpoints, 4)
+    remote.put_files(checkpoint, ["__0_0.distcp", "tokenizer/ranks"])
+    remote.complete(checkpoint, run.path, Retention(2))
+    (checkpoint / "__0_0.distcp").write_bytes(b"cut short")
+    assert run.steps_done() == 0
+    remote.fetch_newest(run, lambda line: None)
+    assert run.steps_done() == 4
+    assert (checkpoint / "__0_0.distcp").read_bytes() == bytes(range(100))
+
+
 def test_a_damaged_checkpoint_is_not_sent_where_good_ones_are(tmp_path: Path) -> None:
     checkpoints = SimpleNamespace(remote=f"file://{tmp_path}/copies")
     recipe: Any = SimpleNamespace(checkpoints=checkpoints, run_name="run", retention=Retention(1))

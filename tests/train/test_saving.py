@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor
 
 from train.checkpoints.saving import Saving
+from train.checkpoints.writing import SaveFailed, Snapshot, write_checkpoint
 
 
 def rank_of_two(rank: int, folder: Path, spoilt: int | None) -> None:
@@ -52,3 +54,27 @@ def test_each_waits_for_the_other_and_has_its_own_error(tmp_path: Path) -> None:
 def test_a_rank_that_hangs_or_is_gone_ends_the_others(tmp_path: Path, how: int) -> None:
     [first] = said(tmp_path, how)
     assert first.startswith("missed: ")
+
+
+def rank_without_room(rank: int, folder: Path) -> None:
+    """Rank 1 has no memory for its copies."""
+    dist.init_process_group("gloo", rank=rank, world_size=2, store=dist.FileStore(str(folder / "store"), 2))
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=60))
+
+    def copy() -> dict[str, Tensor]:
+        if rank:
+            raise RuntimeError("no memory")
+        return {}
+
+    saving = Saving(1, copy, lambda copies: write_checkpoint(folder, Snapshot(1, {}, copies, lambda path: None), group))
+    saving.wait_for_copy()
+    error = saving.wait_together(None)
+    assert isinstance(error, SaveFailed)
+    (folder / f"said{rank}").write_text(str(error))
+
+
+def test_a_rank_that_can_copy_nothing_tells_the_others(tmp_path: Path) -> None:
+    mp.start_processes(rank_without_room, args=(tmp_path,), nprocs=2, start_method="fork")
+    heard = [(tmp_path / f"said{rank}").read_text() for rank in (0, 1)]
+    assert heard == ["can't be written (RuntimeError: no memory)"] * 2
+    assert not list(tmp_path.glob("ba*"))

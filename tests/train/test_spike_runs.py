@@ -183,3 +183,21 @@ def test_going_back_has_an_end_and_a_beginning(workshop: SimpleNamespace) -> Non
     assert [(r.step, r.back_to) for r in rollbacks_of(run)] == [(6, 4), (7, 4)]
     assert "step 8: " in said and "the run went back to step 4 too often" in said
     assert skipped(run) == [3, 6, 7]
+
+
+def test_steps_that_are_skipped_before_the_first_update(workshop: SimpleNamespace) -> None:
+    """An optimizer that has made no update has no state. Where everything is poisoned, nothing is saved that could not
+    be gone on from; where the first step alone is, its checkpoint counts no update."""
+    options = ["on_spike.non_finite=skip_batch", "on_spike.max_in_a_row=2", "save_interval=8ba"]
+    run = run_of(workshop, "never-good")
+    for _ in range(2):
+        codes, said = train(workshop, "never-good", *options, before=Poison(0, 1000, NAN))
+        assert codes == [1] and "step 3: the loss is nan" in said
+        assert checkpoints(run) == set()
+    poison = Poison(3, 4, NAN)
+    assert train(workshop, "saved-at-once", *options, "save_interval=1ba", before=poison)[0] == [0]
+    assert train(workshop, "saved-late", *options, before=poison)[0] == [0]
+    assert_same_end(run_of(workshop, "saved-at-once"), run_of(workshop, "saved-late"), [])
+    assert {float(tensor) for name, tensor in tensors(run_of(workshop, "saved-late")).items() if ".step" in name} == {
+        11
+    }

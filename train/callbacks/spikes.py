@@ -50,6 +50,7 @@ class SpikeGuard(Callback):
         clipping: knows the gradient norm of the step.
         checkpointer: saves the last good state of a run that ends here; its history knows the rollbacks.
         alert: takes a title and a text for who watches the run from elsewhere.
+        before_going_back: called before checkpoints are read for a rollback, which may take as long as they are large.
 
     Attributes:
         statistics: of the step in hand, summed over all ranks.
@@ -68,6 +69,7 @@ class SpikeGuard(Callback):
         run: RunDirectory,
         console: Console,
         alert: Callable[[str, str], None],
+        before_going_back: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config = recipe.on_spike
         self.batch = recipe.global_train_batch_size
@@ -77,6 +79,7 @@ class SpikeGuard(Callback):
         self.run = run
         self.console = console
         self.alert = alert
+        self.before_going_back = before_going_back
         self.recent = RecentLosses(plan.domains, config.window, config.min_history, config.threshold)
         self.in_a_row = 0  # spikes before the step in hand
         self.skips: list[tuple[int, int]] = []  # (first sample, end) of each step that was made without its update
@@ -132,6 +135,7 @@ class SpikeGuard(Callback):
     def roll_back(self, spike: Spike, state: State) -> None:
         """Raises GoBack, if there is a checkpoint to go back to."""
         self.checkpointer.finish(must=False)
+        self.before_going_back()
         history = self.checkpointer.history
         first, end = self.samples(state)
         first = max(0, first - self.config.skip_before * self.batch)
@@ -153,7 +157,9 @@ class SpikeGuard(Callback):
     def good_checkpoint_before(self, sample: int) -> Path | None:
         """As `checkpoint_before`; called on every rank. What is damaged is set aside."""
         while True:
-            found = [checkpoint_before(self.run, self.checkpointer.history, sample)]
+            # Others may see the folder as it was a moment ago.
+            leads = dist.get_global_rank() == 0
+            found = [checkpoint_before(self.run, self.checkpointer.history, sample) if leads else None]
             dist.broadcast_object_list(found)
             checkpoint = found[0]
             if checkpoint is None or not (wrong := damage(checkpoint, self.console.say)):
@@ -167,7 +173,7 @@ class SpikeGuard(Callback):
         """Save the state before this step, which its gradients have not reached, and end the run."""
         done = state.timestamp.batch.value
         self.note("stop", spike, state)
-        if done:  # before its first update an optimizer has no state to save
+        if state.optimizers[0].state:  # it has none before its first update, and gets none beside gradients
             self.checkpointer.save_unless_saved(state)
         self.alert(TITLE, f"step {done + 1:,}: {spike}; the run stops")
         first, end = self.samples(state)

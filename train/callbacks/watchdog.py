@@ -47,6 +47,10 @@ class Watchdog(Callback):
         else:  # some events come every few milliseconds, and the clock itself looks
             self.deadline = time.monotonic() + self.timeout
 
+    def suspend(self) -> None:
+        """Nothing is timed until the next event."""
+        self._set(None)
+
     def close(self, state: State, logger: Logger) -> None:
         # If unfinished, what is left of the process may still wait for ranks that are gone.
         self.alerted = True

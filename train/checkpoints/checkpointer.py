@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from train.checkpoints.writing import (
     copy_checkpoint,
     drop_older,
     point_to,
+    reason,
     write_checkpoint,
 )
 from train.errors import RecipeError
@@ -92,6 +93,7 @@ class Checkpointer(Callback):
         self.stall = stall
         self.saved = saved
         self.failures = 0  # in a row
+        self.saved_step = 0  # the newest step on the disk: ranks may see its folder at different times
         self._copies = HostCopy()
         self._saving: Saving | None = None
         self._group: dist.ProcessGroup | None = None
@@ -109,6 +111,8 @@ class Checkpointer(Callback):
     def run_event(self, event: Event, state: State, logger: Logger) -> None:
         if event == Event.INIT:
             self.init(state, logger)
+        elif event == Event.FIT_START:
+            self.saved_step = state.timestamp.batch.value  # which it was loaded from
         # After evaluation, so that what is logged for this step is complete when the step is saved.
         elif event == Event.BATCH_CHECKPOINT:
             assert state.max_duration is not None
@@ -134,8 +138,7 @@ class Checkpointer(Callback):
             RecipeError: it can't be saved.
         """
         self.finish(must=False)
-        newest = newest_checkpoint(self.folder)
-        if newest is None or steps_of(newest) != state.timestamp.batch.value:
+        if self.saved_step != state.timestamp.batch.value:
             self.save(state, wait=True)
 
     def save(self, state: State, wait: bool = False) -> None:
@@ -166,21 +169,27 @@ class Checkpointer(Callback):
 
     def forget_after(self, checkpoint: Path) -> None:
         """Remove newer ones, here and at the remote, for the run goes on from this one another way. Called on rank 0,
-        with no save in hand."""
+        with no save in hand.
+
+        Raises:
+            RecipeError: those at the remote can't be removed; the ones here are still there.
+        """
+        if self.remote:
+            self.remote.forget_after(steps_of(checkpoint))
         for newer in whole_checkpoints(self.folder):
             if steps_of(newer) > steps_of(checkpoint):
                 remove(newer)
         point_to(checkpoint)
-        if self.remote:
-            self.remote.forget_after(steps_of(checkpoint))
 
     def write(self, snapshot: Snapshot, began: float) -> None:
         """In a thread of its own."""
         assert self._group is not None
         checkpoint = write_checkpoint(self.folder, snapshot, self._group)
         if dist.get_rank() == 0:
-            with suppress(OSError):  # of a list of events that there is no room for
+            try:
                 self.saved(snapshot.step, time.monotonic() - began)
+            except Exception as error:  # such as no room for a list of events; the others wait
+                self.say(f"warning: the save of step {snapshot.step:,} can't be noted ({reason(error)})")
         drop_older(self.folder, self.retention, self._group)
         if self.remote:
             copy_checkpoint(self.remote, checkpoint, self.folder.parent, self.retention, self._group)
@@ -195,6 +204,8 @@ class Checkpointer(Callback):
             return
         saving, self._saving = self._saving, None
         error = saving.wait_together(self._waiting, self.while_waiting)
+        if error is None or (isinstance(error, SaveFailed) and error.written):
+            self.saved_step = saving.step
         if error is None:
             self.failures = 0
             return

@@ -18,7 +18,7 @@ from data.stores import Store, open_store
 from data.words import byte_count
 from train.checkpoints.checksums import FILE as CHECKSUMS
 from train.checkpoints.checksums import damages, read_checksums
-from train.checkpoints.names import PARTIAL, PREFIX, name_of, newest_checkpoint, steps_in, steps_of
+from train.checkpoints.names import PARTIAL, PREFIX, name_of, newest_checkpoint, set_aside, steps_in, steps_of
 from train.checkpoints.retention import Retention
 from train.errors import RecipeError
 from train.recipe import Recipe
@@ -70,8 +70,13 @@ class RemoteRun:
         self._remove(retention.superseded(self.steps()))
 
     def forget_after(self, step: int) -> None:
-        """Removes copies of later steps."""
-        self._remove(later for later in self.steps() if later > step)
+        """Removes copies of later steps.
+
+        Raises:
+            RecipeError: they can't be removed.
+        """
+        with _in_a_sentence(f"can't remove the checkpoints after step {step:,} at {self.store.url}"):
+            self._remove(later for later in self.steps() if later > step)
 
     def _remove(self, steps: Iterable[int]) -> None:
         for step in steps:
@@ -80,20 +85,25 @@ class RemoteRun:
             self.store.remove(self.store.find(below))
 
     def fetch_newest(self, run: RunDirectory, say: Say) -> None:
-        """Brings the newest checkpoint that is newer than those in the run's folder, with the run's own files."""
+        """Brings the newest checkpoint that is newer than those in the run's folder, with the run's own files; it comes
+        last, and so does not count before they are there."""
         here = newest_checkpoint(run.checkpoints)
         for step in reversed(self.steps()):
             if here is not None and step <= steps_of(here):
                 return
-            if self._fetch(step, run.checkpoints, say):
+            if fetched := self._fetch(step, run.checkpoints, say):
                 for key in set(self.store.find()) & {*RUN_FILES}:
                     partial = run.path / f"{PARTIAL}{key}"
                     self.store.get(key, partial)
                     partial.replace(run.path / key)
+                checkpoint = run.checkpoints / name_of(step)
+                if checkpoint.exists():
+                    set_aside(checkpoint)  # it is damaged, or it would be the newest here
+                fetched.replace(checkpoint)
                 return
 
-    def _fetch(self, step: int, folder: Path, say: Say) -> bool:
-        """False, with a warning, if the copy is damaged."""
+    def _fetch(self, step: int, folder: Path, say: Say) -> Path | None:
+        """A checkpoint in `folder`, under a temporary name; None, with a warning, if the copy is damaged."""
         name = name_of(step)
         partial, below = folder / f"{PARTIAL}fetched-{name}", f"{CHECKPOINTS}/{name}/"
         shutil.rmtree(partial, ignore_errors=True)
@@ -118,9 +128,8 @@ class RemoteRun:
         if found:
             say(f"warning: the copy of {name} at {self.store.url} is damaged: {found[0]}")
             shutil.rmtree(partial)
-            return False
-        partial.replace(folder / name)
-        return True
+            return None
+        return partial
 
 
 def fetch_run(recipe: Recipe, run: RunDirectory, say: Callable[[str], None]) -> None:

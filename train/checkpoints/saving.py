@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Tensors = Mapping[str, Tensor]
+CopyTensors = Callable[[], Mapping[str, Tensor]]
 
 
 class Saving:
-    """A save that goes on in a thread: `copy`, then `write` with what it has copied.
+    """A save that goes on in a thread: `copy`, then `write` with what gives its copies, or raises what it came to.
 
     Attributes:
         error: what it ended with, if that is one.
     """
 
-    def __init__(self, step: int, copy: Callable[[], Tensors], write: Callable[[Tensors], object]) -> None:
+    def __init__(self, step: int, copy: CopyTensors, write: Callable[[CopyTensors], object]) -> None:
         self.step = step
         self._copy = copy
         self._write = write
@@ -30,12 +31,15 @@ class Saving:
         self._thread.start()
 
     def _run(self) -> None:
+        copies: Future[Mapping[str, Tensor]] = Future()
         try:
-            try:
-                copies = self._copy()
-            finally:
-                self._copied.set()
-            self._write(copies)
+            copies.set_result(self._copy())
+        except Exception as error:  # the other ranks must hear of it, which `write` sees to
+            copies.set_exception(error)
+        finally:
+            self._copied.set()
+        try:
+            self._write(copies.result)
         except BaseException as error:
             self.error = error
 

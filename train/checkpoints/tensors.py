@@ -34,10 +34,15 @@ OPTIMIZER = "optimizer."
 def tensors_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Every tensor that training goes on from, by its name in a checkpoint; the tensors themselves, no copies.
 
-    An optimizer that has made no step yet is given its state here. Its parameter groups' values are the recipe's.
+    An optimizer that has made no step yet is given its state here, as of no step. Its parameter groups' values are the
+    recipe's.
     """
     weights = cast(dict[str, Tensor], get_model_state_dict(model))
+    is_new = not optimizer.state
     slots = cast(dict[str, dict[str, Tensor]], get_optimizer_state_dict(model, optimizer)["state"])
+    if is_new:  # torch has made a step without gradients, which counted
+        for kept in slots.values():
+            kept["step"].zero_()
     moments = {f"{name}.{slot}": tensor for name, kept in slots.items() for slot, tensor in kept.items()}
     return {
         **{f"{MODEL}{name}": tensor for name, tensor in weights.items()},

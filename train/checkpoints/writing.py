@@ -44,13 +44,13 @@ class Snapshot:
 
     Attributes:
         tensors: their outlines; what is in them has changed since.
-        copies: what this rank's parts of them held.
+        copies: gives what this rank's parts of them held, or raises why there are no copies.
         write_rest: puts everything else into a checkpoint's folder; called on rank 0.
     """
 
     step: int
     tensors: Mapping[str, Tensor]
-    copies: Mapping[str, Tensor]
+    copies: Callable[[], Mapping[str, Tensor]]
     write_rest: Callable[[Path], None]
 
 
@@ -66,7 +66,8 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, group: dist.ProcessGroup)
     name = name_of(snapshot.step)
     partial = folder / f"{PARTIAL}{name}"
     try:
-        files = write_tensors(partial, snapshot.tensors, snapshot.copies, group)
+        on_every_rank(snapshot.copies, group)
+        files = write_tensors(partial, snapshot.tensors, snapshot.copies(), group)
         of_ranks: list[dict[str, Checksum]] = [{}] * dist.get_world_size(group)
         dist.all_gather_object(of_ranks, files, group=group)
         known = {name: checksum for files in of_ranks for name, checksum in files.items()}
@@ -111,11 +112,15 @@ def copy_checkpoint(
     Raises:
         SaveFailed: on every rank; what was copied of it does not count.
     """
+
+    def put_share() -> None:
+        sums = read_checksums(checkpoint)
+        remote.put_files(checkpoint, share_of(sums, dist.get_rank(group), dist.get_world_size(group)))
+
     try:
-        mine = share_of(read_checksums(checkpoint), dist.get_rank(group), dist.get_world_size(group))
-        on_every_rank(lambda: remote.put_files(checkpoint, mine), group)
+        on_every_rank(put_share, group)
         on_first_rank(lambda: remote.complete(checkpoint, run, retention), group)
-    except (ValueError, RuntimeError, RankFailed) as error:
+    except (RuntimeError, RankFailed) as error:
         raise SaveFailed(f"can't be copied to {remote.store.url} ({reason(error)})", written=True) from error
 
 
