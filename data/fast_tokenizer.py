@@ -59,7 +59,8 @@ def from_fast(path: Path) -> Tokenizer:
     """The tiktoken encoding that a tokenizer.json describes, named "imported".
 
     Raises:
-        DataError: it can't be read, is damaged, or is no byte-level BPE that merges in the order of its ids.
+        DataError: it can't be read, is damaged, is no byte-level BPE that merges in the order of its ids, or does more
+            to a text than that.
     """
     try:
         parsed = json.loads(path.read_text(encoding="utf-8"))
@@ -74,7 +75,19 @@ def from_fast(path: Path) -> Tokenizer:
         raise DataError(f"{path} has no {lacking}")
     if merged != sorted(merged):
         raise DataError(f"{path} merges in another order than that of its ids, which tiktoken goes by")
+    if _ids(path) != tokenizer.encoding.encode_ordinary(_PROBE):
+        raise DataError(
+            f"{path} changes a text before it is split (a normalizer, or a space before it): tiktoken can't"
+        )
     return tokenizer
+
+
+def _ids(path: Path) -> list[int]:
+    """Of the sample text, as `tokenizers` itself reads the file."""
+    try:
+        return FastTokenizer.from_file(str(path)).encode(_PROBE, add_special_tokens=False).ids
+    except Exception as error:  # `tokenizers` raises nothing narrower
+        raise DataError(f"{path} can't be read ({error})") from None
 
 
 def _merges(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -58,8 +59,12 @@ def device_count() -> int:
 
 
 def ask_smi() -> str:
-    """Of each GPU, where nvidia-smi is there to be asked."""
+    """Of each GPU that may be used, where nvidia-smi is there to be asked, which shows the others as well."""
     command = ["nvidia-smi", f"--query-gpu={SMI}", "--format=csv,noheader,nounits"]
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        if not visible:
+            return ""
+        command.append(f"--id={visible}")
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=SMI_WITHIN, check=True).stdout
     except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):

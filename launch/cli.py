@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def say_once(command: str, sentence: object) -> None:
-    """By rank 0 for all."""
-    if os.environ.get("RANK", "0") == "0":
+    """By rank 0 for all; but what launches ranks speaks for its machine, whose dataset, disk or GPUs are its own."""
+    if command == "launch" or os.environ.get("RANK", "0") == "0":
         print(f"brickyard {command}: {sentence}", file=sys.stderr)
 
 

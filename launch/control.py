@@ -54,6 +54,10 @@ class Launched:
             return ""
         return subprocess.run(self.ask, capture_output=True, text=True).stdout.strip()
 
+    def goes_on(self) -> bool:
+        """Whether the cluster has anything to end: a JobSet stays there when it is over."""
+        return bool(state := self.state()) and '"terminalState"' not in state
+
 
 def find_run(name: str, root: Path) -> RunDirectory:
     """A run by its name under `root`, or by its folder.
@@ -130,7 +134,7 @@ def stop_command(name: str, root: Path) -> int:
     """Have a run saved and ended. Returns the exit code."""
     run = find_run(name, root)
     launched = Launched.of(run)
-    if launched is not None and launched.state():
+    if launched is not None and launched.goes_on():
         done = subprocess.run(launched.end, capture_output=True, text=True)
         if done.returncode:
             raise RecipeError(f"{launched.end[0]} refuses: {' '.join(done.stderr.split())}")

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data.mixture.leftovers import alone_on_this_machine
@@ -28,9 +28,7 @@ def own_temporary_folder(run: RunDirectory) -> Iterator[None]:
     with alone_on_this_machine():
         if leader:
             remove_dead_folders()
-        folder.mkdir(parents=True, exist_ok=True)
-        in_use = os.open(folder, os.O_RDONLY)
-        fcntl.flock(in_use, fcntl.LOCK_SH)  # until this process ends, however it ends
+        in_use = make_and_hold(folder)  # until this process ends, however it ends
     before, os.environ["TMPDIR"], tempfile.tempdir = os.environ.get("TMPDIR"), str(folder), None
     try:
         yield
@@ -40,21 +38,37 @@ def own_temporary_folder(run: RunDirectory) -> Iterator[None]:
         if before is not None:
             os.environ["TMPDIR"] = before
         os.close(in_use)
-        if leader:
-            shutil.rmtree(folder, ignore_errors=True)
+        remove_unless_held(folder)
+
+
+def make_and_hold(folder: Path) -> int:
+    """The folder, opened and locked, so that nobody removes it; whoever had it before may be removing it just now."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            held = os.open(folder, os.O_RDONLY)
+            fcntl.flock(held, fcntl.LOCK_SH)
+            if folder.exists() and os.path.samestat(os.fstat(held), folder.stat()):
+                return held
+            os.close(held)
 
 
 def remove_dead_folders() -> None:
     """Remove those of this user's runs that no process holds a lock on."""
     for folder in Path(tempfile.gettempdir()).glob(f"brickyard-{os.getuid()}-*"):
-        try:
-            file = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:  # its run has just ended
-            continue
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(file)
+        remove_unless_held(folder)
+
+
+def remove_unless_held(folder: Path) -> None:
+    """Remove it, unless a process holds it: the last rank that ends does, and not if the run has begun anew."""
+    try:
+        file = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # its run has just ended
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(file)

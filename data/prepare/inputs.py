@@ -161,7 +161,7 @@ def _files(source: Source, key: str) -> list[Path]:
         found = [path]
     else:
         found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - a pattern may be absolute
-    files = sorted(file for file in found if file.is_file())
+    files = sorted({file for file in found if file.is_file()})  # of a pattern with ** twice, a file comes twice
     if not files:
         raise DataError(
             f"{key}: there is no file {pattern} (from {Path.cwd()}); correct the path or make the files first"

@@ -15,10 +15,16 @@ def locked(output: Path) -> Iterator[Path]:
     """Keeps others from preparing `output`; yields the folder for the work, .NAME.work beside it, made when needed.
 
     Raises:
-        DataError: someone else is preparing the same output, or `output` holds something that is no dataset.
+        DataError: someone else is preparing the same output, or `output` holds something that is no dataset, or can't
+            be made.
     """
-    check_replaceable(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    output = output.resolve()  # of a link to a folder, that folder
+    try:
+        check_replaceable(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        (output.parent / f".{output.name}.lock").open("a").close()
+    except OSError as error:
+        raise DataError(f"output: {output} can't be made ({error.strerror}); choose another folder") from None
     with _lock(output):
         if _replaced(output).exists() and not output.exists():
             _replaced(output).rename(output)  # killed between the two renames of `publish`
@@ -28,6 +34,7 @@ def locked(output: Path) -> Iterator[Path]:
 
 def publish(folder: Path, output: Path) -> None:
     """Renames `folder` to `output`, in the place of what was there: a kill leaves the one or the other, whole."""
+    output = output.resolve()
     if output.exists():
         output.rename(_replaced(output))
     folder.rename(output)

@@ -36,6 +36,11 @@ def check(raw: DataFrame, item: Input) -> None:
             "column that holds the text"
         )
     bad = sum(number for reason, number in counts.items() if reason not in (None, TOO_LONG))
+    if item.file_count and counts.get(UNREADABLE, 0) > source.max_quarantined * item.file_count:
+        raise DataError(
+            f"{item.key}: {counts[UNREADABLE]:,} of {item.file_count:,} files of {item.name} can't be read, more than "
+            f"max_quarantined ({source.max_quarantined:.2%}); repair or remove them, or raise max_quarantined"
+        )
     if bad > source.max_quarantined * read:
         each = ", ".join(f"{reason} {counts[reason]:,}" for reason in REASONS if counts.get(reason))
         worst = raw.where(F.col("dropped").isNotNull()).orderBy("dropped", "file", "record").limit(3)

@@ -183,8 +183,8 @@ class PrepareRecipe:
             yield "heldout_fraction", "expected a number from 0 to below 1"
         if not 0 < self.shard_size_mb <= MAX_SHARD_MB:
             yield "shard_size_mb", f"expected a number above 0 and at most {MAX_SHARD_MB}"
-        if self.compression is not None and self.compression.partition(":")[0] != "zstd":
-            yield "compression", "expected zstd, zstd:LEVEL or null"
+        if self.compression is not None and not re.fullmatch(r"zstd(:([1-9]|1\d|2[0-2]))?", self.compression):
+            yield "compression", "expected zstd, zstd:LEVEL with a level from 1 to 22, or null"
         if len(set(self.hashes)) != len(self.hashes) or not set(self.hashes) <= {"sha1", "sha256", "xxh64", "xxh128"}:
             yield "hashes", "expected distinct names out of sha1, sha256, xxh64, xxh128"
         yield from ((f"cleaning{key}", sentence) for key, sentence in steps.problems(self.cleaning))

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
+from pyspark.sql.types import ArrayType, StringType, StructField, StructType
 
 from data.errors import DataError
 from data.prepare import remote_files
@@ -153,19 +153,20 @@ def _read_jsonl(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame
     is too long to have a text that may stay is neither taken apart nor copied."""
     line = F.col("value")
     long = F.octet_length(line) > ESCAPED_BYTES * item.source.max_document_mb * MEGABYTE
-    schema = StructType(
-        [StructField(name, StringType()) for name in _unique(item)] + [StructField(_BROKEN, StringType())]
-    )
-    options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": _BROKEN}
+    # As the one item of an array: of a line by itself Spark reads the first value, and passes over what follows.
+    schema = ArrayType(StructType([StructField(name, StringType()) for name in _unique(item)]))
+    array = F.concat(F.lit("["), line, F.lit("]"))
+    options = {"mode": "PERMISSIVE", "maxStringLen": str(2**31 - 1)}  # `long` is the limit
     lines = spark.read.text(paths, recursiveFileLookup=True).where(long | (F.trim("value") != ""))
     lines = lines.select(
-        F.when(~long & F.is_valid_utf8(line), F.from_json(line, schema, options)).alias("object"),
+        F.when(~long & F.is_valid_utf8(line), F.from_json(array, schema, options)).alias("objects"),
         *_file(),
         F.substring(line, 1, RECORD_CHARACTERS).alias("raw"),
         long.alias("long"),
         (~long & ~F.is_valid_utf8(line)).alias("damaged"),
     )
-    malformed = F.col("object").isNull() | F.col(f"object.{_BROKEN}").isNotNull()
+    lines = lines.withColumn("object", F.when(F.size("objects") == 1, F.col("objects")[0]))
+    malformed = F.col("object").isNull()
     return lines.select(
         *_mapped(item, "object."), "file", "name", "raw", "long", malformed.alias("malformed"), "damaged"
     )

@@ -28,10 +28,12 @@ UPLOADED_AT_ONCE = 8  # files
 PAUSES = (1.0, 5.0)  # seconds between tries, beside those that a store's own library makes
 SAID_EVERY = 10.0  # seconds
 INVENTORY = f"{VERSIONS}/files.json"  # [bytes, sha256] of files whose names say nothing of their content
-# What is deleted when nothing speaks of it any more; what else lies there is not ours.
-OURS = re.compile(
-    r"(lineage/)?[^/]+/(train|heldout)/(shard\.\d+(\.[0-9a-f]+)?\.mds(\.zstd)?|index\.json|part-\d+\.parquet)"
-    r"|quarantine/part-\d+\.parquet|tokenizer/[^/]+|target_counts\.parquet|data_card\.(md|html)|\.versions/.+"
+# What is nobody else's by its name alone: a shard's has a hash of its content.
+OURS = re.compile(r"[^/]+/(train|heldout)/shard\.\d+\.[0-9a-f]+\.mds(\.zstd)?|\.versions/.+")
+# What an upload that did not come to its manifest may have left beside.
+LIKE_OURS = re.compile(
+    r"(lineage/)?[^/]+/(train|heldout)/(index\.json|part-\d+\.parquet)"
+    r"|quarantine/part-\d+\.parquet|tokenizer/[^/]+|target_counts\.parquet|data_card\.(md|html)"
 )
 
 T = TypeVar("T")
@@ -56,7 +58,7 @@ class RemoteDataset:
         DataError: what is there is no dataset, or the URL can't be reached.
         """
         there = self._sizes()
-        foreign = [key for key in there if not OURS.fullmatch(key)]
+        foreign = [key for key in there if not OURS.fullmatch(key) and not LIKE_OURS.fullmatch(key)]
         if FILE not in there and foreign:
             raise DataError(
                 f"output: {self.url} holds {plural(len(foreign), 'file')} and no prepared dataset, such as "
@@ -103,14 +105,16 @@ class RemoteDataset:
         self._put_all(replaced, progress)
         self._put_json(now, INVENTORY)
         self._put(folder / FILE, FILE)
-        self._remove_stale({*shards, *now}, before)
+        self._remove_stale({*shards, *now}, before, known)
 
-    def _remove_stale(self, wanted: Iterable[str], before: Manifest | None) -> None:
-        """Removes what neither this dataset nor the one before it needs: a run may still be reading that."""
+    def _remove_stale(self, wanted: Iterable[str], before: Manifest | None, known: Iterable[str]) -> None:
+        """Removes what neither this dataset nor the one before it needs: a run may still be reading that. Files whose
+        names tell nothing are ours if the inventory before (`known`) has them."""
         kept = {*wanted, INVENTORY, FILE, *(shards_of(before) if before else ())}
         old = f"{version_folder(before)}/" if before else None
         there = self._sizes()
-        stale = [k for k in there if OURS.fullmatch(k) and k not in kept and not (old and k.startswith(old))]
+        ours = {*known, *(key for key in there if OURS.fullmatch(key))}
+        stale = [key for key in there if key in ours - kept and not (old and key.startswith(old))]
         self._patiently("remove what is no longer wanted from", lambda: self._store.remove(stale))
 
     def _manifest(self, there: dict[str, int]) -> Manifest | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from tiktoken_ext import openai_public
+from tokenizers.normalizers import NFC
 
 from data import tokenizer as tokenizers
 from data.errors import DataError
@@ -146,4 +147,18 @@ def test_what_is_no_tiktoken_encoding_is_refused(tmp_path: Any, damage: Any, sen
         from_fast(path)
     path.write_text("{")
     with pytest.raises(DataError, match="is damaged"):
+        from_fast(path)
+
+
+@pytest.mark.parametrize("what", ["normalizer", "prefix space"])
+def test_a_file_that_does_more_to_a_text_is_refused(tmp_path: Any, what: str) -> None:
+    """Its ids would be others than those of what is made of it."""
+    path = tmp_path / "tokenizer.json"
+    fast = to_fast(TRAINED)
+    if what == "normalizer":
+        fast.normalizer = NFC()
+    fast.save(str(path))
+    if what == "prefix space":
+        path.write_text(path.read_text().replace('"add_prefix_space": false', '"add_prefix_space": true', 1))
+    with pytest.raises(DataError, match="changes a text before it is split"):
         from_fast(path)

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from launch.checks import disk_problems, smi_problems
+from launch.checks import ask_smi, disk_problems, smi_problems
 from launch.meeting import Machine, clock_problems, unseen
 from launch.node import interface_towards
 from launch.restarts import wait_of_restart
@@ -40,6 +40,19 @@ def test_nvidia_smi_knows_gpus_that_are_ill():
     corrupt, worn = smi_problems("0, 0, No\n1, 2, No\n2, 0, Yes\n")
     assert corrupt.startswith("GPU 1 has had 2 memory errors that were not corrected;")
     assert worn.startswith("GPU 2 could not remap memory that has failed;")
+
+
+def test_only_gpus_that_may_be_used_are_asked_for(monkeypatch, tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text('#!/bin/sh\necho "$3"\n')
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert ask_smi() == "\n"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    assert ask_smi() == "--id=0,2\n"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert ask_smi() == ""
 
 
 def test_room_for_checkpoints_is_asked_for(write_run, monkeypatch, tmp_path):

@@ -13,7 +13,14 @@ from train.recipe import Recipe
 
 
 def warnings(recipe: Recipe, used_up: Sequence[Exhaustion]) -> Iterator[str]:
-    """A sentence for each domain that is used up, and for each anchor that the run never reaches."""
+    """A sentence for each domain that is used up, for each anchor that the run never reaches, and for a router that has
+    nothing to learn from."""
+    ffn = recipe.model.ffn_config
+    if ffn.moe_top_k == 1 and ffn.moe_normalize_expert_weights is not None:
+        yield (
+            "with moe_top_k 1 and moe_normalize_expert_weights an expert's weight is always 1: the routers learn from "
+            "balancing alone; set model.ffn_config.moe_normalize_expert_weights to null"
+        )
     for gone in used_up:
         yield (
             f"the domain {gone.domain} is used up {moment(recipe, gone.sample)}, after {gone.max_epochs:g} epochs; "

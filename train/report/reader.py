@@ -127,7 +127,8 @@ class RunRecord:
     def step_tokens(self) -> Column:
         """Tokens of every step. A run's first row may come late, if its file was trimmed: that step is a usual one."""
         tokens = self.steps["tokens"]
-        first = min(tokens[0], self.plan["tokens_per_step"])
+        is_first = self.steps["batch"][0] == 1  # however large the batch was then
+        first = tokens[0] if is_first else min(tokens[0], self.plan["tokens_per_step"])
         return np.diff(tokens, prepend=tokens[0] - first)
 
     def unigram_loss(self, domain: str) -> float | None:

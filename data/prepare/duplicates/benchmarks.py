@@ -95,7 +95,12 @@ def _examples(benchmark: Benchmark, key: str) -> Iterator[str]:
     for file in benchmark_files(benchmark, key):
         try:
             if file.suffix != ".jsonl":
-                yield file.read_text(encoding="utf-8", errors="replace")
+                if benchmark.columns:
+                    raise DataError(f"{key}.columns: {file} has none; only a .jsonl file has")
+                text = file.read_text(encoding="utf-8", errors="replace")
+                if "\0" in text:  # such as a compressed file, or Parquet: it would match nothing, and nobody would know
+                    raise DataError(f"{key}.path: {file} is no text; unpack it, or make it a .jsonl file")
+                yield text
                 continue
             with file.open(encoding="utf-8", errors="replace") as lines:
                 for number, line in enumerate(lines, 1):
@@ -115,7 +120,8 @@ def _record_text(line: str, columns: list[str], where: str) -> str:
         if missing:
             raise DataError(f"{where} has no {missing[0]!r}; correct the benchmark's columns")
         record = [record[name] for name in columns]
-    return "\n".join(_strings(record))
+    text = "\n".join(_strings(record))
+    return text.encode("utf-8", "replace").decode()  # half an emoji, which JSON can spell, is no text
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Planted near duplicates, repeated lines and benchmark texts, in real text, through Spark."""
 
+import gzip
 import json
 import random
 from collections import Counter
@@ -313,6 +314,12 @@ def test_mistakes_in_benchmarks_are_named(choice, tmp_path, monkeypatch):
     mistake("bad.jsonl, line 1 is no valid JSON", tmp_path / "bad.jsonl")
     (tmp_path / "short.txt").write_text("too short")
     mistake("none of the 1 examples of .* has 13 words", tmp_path / "short.txt")
+    (tmp_path / "sums.jsonl.gz").write_bytes(gzip.compress((tmp_path / "sums.jsonl").read_bytes()))
+    mistake(r"sums\.jsonl\.gz has none; only a \.jsonl file has", tmp_path / "sums.jsonl.gz", "question")
+    (tmp_path / "packed").write_bytes(b"PAR1\0\0" * 99)
+    mistake(r"packed is no text; unpack it", tmp_path / "packed")
+    (tmp_path / "half.jsonl").write_text(json.dumps({"question": f"{'a word ' * 13} \ud83d"}))
+    assert benchmarks.read_benchmarks(Decontaminate([Benchmark("b", str(tmp_path / "half.jsonl"), ["question"])]))
     monkeypatch.setattr(benchmarks, "MAX_NGRAMS", 20)
     with pytest.raises(DataError, match="more than 20 different runs of 13 words"):
         benchmarks.read_benchmarks(choice)

@@ -35,3 +35,21 @@ def test_two_jobs_can_not_prepare_the_same_output(tmp_path: Path) -> None:
     output = tmp_path / "dataset"
     with locked(output), pytest.raises(DataError, match="another process is preparing"), locked(output):
         pass
+
+
+def test_a_link_stays_one_and_the_dataset_lies_where_it_leads(tmp_path: Path) -> None:
+    output, disk = tmp_path / "datasets" / "demo", tmp_path / "disk" / "demo"
+    output.parent.mkdir()
+    output.symlink_to(disk)
+    for name in ("first", "second"):
+        with locked(output) as work:
+            make_dataset(work / "new", name)
+            publish(work / "new", output)
+        assert output.is_symlink() and (disk / "manifest.json").read_text() == name
+
+
+def test_an_output_that_can_not_be_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file" / "demo", tmp_path / ("x" * 300)):
+        with pytest.raises(DataError, match=r"^output: .* can't be made \("), locked(output):
+            pass

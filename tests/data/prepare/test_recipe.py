@@ -46,6 +46,7 @@ def test_a_good_recipe_has_no_problems():
         (good(heldout_fraction=1.0), "heldout_fraction"),
         (good(shard_size_mb=5000), "shard_size_mb"),
         (good(compression="rar"), "compression"),
+        (good(compression="zstd:23"), "compression"),
         (good(hashes=["crc"]), "hashes"),
         (good(hashes=["sha1", "sha1"]), "hashes"),
         (Source(""), "path"),

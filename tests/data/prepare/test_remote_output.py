@@ -22,7 +22,7 @@ from data.manifest import Manifest, folder_of
 from data.prepare import bpe, upload
 from data.prepare.job import prepare
 from data.prepare.recipe import Domain, PrepareRecipe, Source, TokenizerChoice, TokenizerKind
-from data.prepare.upload import OURS, RemoteDataset, indexes_of, shards_of
+from data.prepare.upload import LIKE_OURS, OURS, RemoteDataset, indexes_of, shards_of
 from data.stores import FsspecStore, S3Store, open_store
 
 from corpus import ordinary_documents
@@ -124,7 +124,7 @@ def test_a_reader_finds_one_whole_dataset_at_any_moment_of_a_replacement(
     assert versions == {"files.json", *(of.fingerprint[:16] for of in made[2:])}
     assert {key for key in keys if key.endswith(".mds")} == {key for of in made[2:] for key in shards_of(of)}
     assert {key for key in keys if re.fullmatch(r"[a-z]+/train/index\.json", key)} == indexes_of(made[3])
-    assert all(OURS.fullmatch(key) for key in keys if key != "manifest.json")
+    assert all(OURS.fullmatch(key) or LIKE_OURS.fullmatch(key) for key in keys if key != "manifest.json")
 
 
 def test_killed_at_any_file_it_goes_on_and_the_reader_has_the_one_or_the_other(
@@ -199,12 +199,24 @@ def test_what_is_no_dataset_is_not_replaced_and_foreign_files_stay(tmp_path: Pat
     ):
         dataset.check_replaceable()
     (there / "thesis.tex").unlink()
+    theirs = there / "c4" / "train"  # somebody's MDS dataset, whose shards have no hash in their names
+    theirs.mkdir(parents=True)
+    (theirs / "shard.00000.mds").write_text("theirs")
+    (theirs / "index.json").write_text("theirs")
+    with pytest.raises(DataError, match=r"such as c4/train/shard\.00000\.mds; choose another URL"):
+        dataset.check_replaceable()
+    theirs.parent.rename(tmp_path / "c4")
     dataset.upload(tmp_path / "made", make_dataset(tmp_path / "made", 1, 2), silent)
     (there / "README.md").write_text("mine")
+    (tmp_path / "c4").rename(theirs.parent)  # it comes to lie there later
     for seed in (2, 3):
         dataset.check_replaceable()
         dataset.upload(tmp_path / f"{seed}", make_dataset(tmp_path / f"{seed}", seed, 2), silent)
     assert (there / "README.md").read_text() == "mine"
+    assert {file.name: file.read_text() for file in theirs.iterdir()} == {
+        "shard.00000.mds": "theirs",
+        "index.json": "theirs",
+    }
     with pytest.raises(DataError, match=r"^output: carrier-pigeon://x: "):
         RemoteDataset("carrier-pigeon://x")
 

@@ -178,6 +178,7 @@ def test_sample_and_limit_take_the_same_records_from_any_files(read, tmp_path):
 
 def test_what_is_malformed_is_kept_with_the_reason(spark, read, tmp_path):
     bad = [b'{"body": "cut off', b"[1, 2", b"null", b"17", b'{"body": "\xff"}', b'{"from": "textless"}', b"x" * 5000]
+    bad += [b'{"body": "one"}{"body": "two"}', b'{"body": "one"}, {"body": "two"}', b'{"body": "one"} more']
     (tmp_path / "a.jsonl").write_bytes(LINES + b"\n".join(bad))
     item, raw, rows = read(tmp_path / "a.jsonl", **COLUMNS)
     assert sorted(row for row in rows if row[4] is None) == EXPECTED
@@ -190,8 +191,11 @@ def test_what_is_malformed_is_kept_with_the_reason(spark, read, tmp_path):
         '{"body": "\ufffd"}': "no_utf8",
         '{"from": "textless"}': "no_text",
         "x" * 1000: "malformed",
+        '{"body": "one"}{"body": "two"}': "malformed",
+        '{"body": "one"}, {"body": "two"}': "malformed",
+        '{"body": "one"} more': "malformed",
     }
-    with pytest.raises(DataError, match=r"7 of 13 records of .*a.jsonl can't be read \(malformed 5, no_utf8 1, no_"):
+    with pytest.raises(DataError, match=r"10 of 16 records of .*a.jsonl can't be read \(malformed 8, no_utf8 1, no"):
         quarantine.check(raw, item)
 
     header = b'body,from,terms,at\n"in\nlines",b,c,d\n'
@@ -205,6 +209,13 @@ def test_what_is_malformed_is_kept_with_the_reason(spark, read, tmp_path):
         ("a,b,c,d,too many", "malformed"),
         ("b\ufffdd", "no_utf8"),
     }
+
+
+def test_a_document_may_be_as_long_as_the_source_says(read, tmp_path):
+    """Jackson, by which Spark reads JSON, has a limit of its own: 20 million characters."""
+    (tmp_path / "long.jsonl").write_text(json.dumps({"body": "x" * 21_000_000}))
+    _, _, [row] = read(tmp_path / "long.jsonl", text_column="body")
+    assert row[4] is None and len(row[0]) == 21_000_000
 
 
 def test_a_file_that_can_not_be_read_to_its_end_is_left_out_with_the_reason(spark, read, tmp_path):
