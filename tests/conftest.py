@@ -56,7 +56,11 @@ def write_run(tmp_path: Path) -> WriteRun:
             "max_seq_len": max_seq_len,
             "dataset": {"path": str(tmp_path / "dataset")},
             "curriculum": {"anchors": anchors},
-            "model": {"max_seq_len": max_seq_len, "vocab_size": 8192},
+            "model": {
+                "max_seq_len": max_seq_len,
+                "vocab_size": 8192,
+                "ffn_config": {"moe_normalize_expert_weights": None},
+            },
             **recipe,
         }
         path = tmp_path / "recipe.yaml"

@@ -13,7 +13,8 @@ from train.plan.ranks import grid, groups, listed, shortened
 
 WriteRun = Callable[..., Path]
 ANCHORS = [{"at": "0tok", "weights": {"web": 1.0}}]
-MODEL = {"max_seq_len": 10, "vocab_size": 8192, "ffn_config": {"moe_num_experts": 4}}
+FFN = {"moe_num_experts": 4, "moe_normalize_expert_weights": None}
+MODEL = {"max_seq_len": 10, "vocab_size": 8192, "ffn_config": FFN}
 
 
 @pytest.fixture

@@ -161,6 +161,16 @@ def test_an_anchor_that_is_never_reached_is_said(write_run: WriteRun, anchor: di
     assert summary_of(path)[0]["warnings"] == ([said] if said else [])
 
 
+@pytest.mark.parametrize(
+    ("ffn", "said"), [({}, True), ({"moe_top_k": 2}, False), ({"moe_normalize_expert_weights": None}, False)]
+)
+def test_routers_that_have_nothing_to_learn_from_are_said(write_run: WriteRun, ffn: dict[str, Any], said: bool) -> None:
+    """One expert, whose weight is divided by itself."""
+    model = {"max_seq_len": 10, "vocab_size": 8192, "ffn_config": {"moe_num_experts": 4, **ffn}}
+    found = summary_of(write_run(SHARDS, ANCHORS, model=model))[0]["warnings"]
+    assert any("the routers learn from balancing alone" in warning for warning in found) == said
+
+
 def test_domains_that_are_not_read_are_said(write_run: WriteRun) -> None:
     summary, _ = summary_of(write_run({**SHARDS, "books": [5]}, ANCHORS))
     assert summary["unread_domains"] == ["books"]

@@ -18,7 +18,7 @@ from data.words import duration, short
 from launch.cli import main
 from train.errors import RecipeError
 from train.report import write_report
-from train.report.reader import read_metrics
+from train.report.reader import read_metrics, read_run_record
 from train.report.series import LINE_POINTS, extremes, means, smoothed, thinned
 
 STEP_TOKENS, MAX_SEQ_LEN, ROWS = 1000, 10, 400
@@ -247,6 +247,7 @@ def test_a_global_batch_that_changed(tmp_path: Path) -> None:
     for tokens, said in ((20_000, "5 of 35 steps, not finished"), (5_000, "5 of 5 steps, finished")):
         (folder / "plan.json").write_text(json.dumps(plan | {"tokens": tokens, "tokens_per_step": 500, "steps": 40}))
         assert said in Page(folder).text
+        assert read_run_record(folder).step_tokens.tolist() == [STEP_TOKENS] * 5
 
 
 def test_a_domain_has_one_colour(tmp_path: Path) -> None:
