@@ -58,9 +58,9 @@ def write_raw(spark: SparkSession, item: Input, folder: Path, scratch: Path) -> 
             raise DataError(f"{item.key}: can't read {item.name}: {sentence(error)}") from None
         except SPARK_ERRORS as error:
             named = _NAMED_FILE.search(str(error))
-            if named is None or _plain(named[1]) in unreadable:
+            if named is None or (file := unquote(_plain(named[1]))) in unreadable:  # Spark writes it as a URL
                 raise
-            unreadable[_plain(named[1])] = _reason(error)
+            unreadable[file] = _reason(error)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -278,8 +278,8 @@ def _left_out(spark: SparkSession, *reasons: Any) -> DataFrame:
 
 
 def _plain(path: str) -> str:
-    """A path as people write it, from Spark's spelling or our own for Spark."""
-    return unquote(re.sub("^file:/*", "/", _unescaped(path)))
+    """A path as people write it, from our own spelling for Spark, or Hadoop's."""
+    return re.sub("^file:/*", "/", _unescaped(path))
 
 
 def _unescaped(path: str) -> str:

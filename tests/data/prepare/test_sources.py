@@ -224,11 +224,11 @@ def test_a_file_that_can_not_be_read_to_its_end_is_left_out_with_the_reason(spar
     (folder / "good.jsonl.gz").write_bytes(gzip.compress(LINES))
     many = b"".join(json.dumps({"body": f"lost {number**5}"}).encode() + b"\n" for number in range(9999))
     (folder / "cut.jsonl.gz").write_bytes(gzip.compress(many)[:-2000])
-    (folder / "rubbish [1].jsonl.gz").write_bytes(b"no gzip at all")
+    (folder / "rubbish%20[1].jsonl.gz").write_bytes(b"no gzip at all")
     (folder / "rubbish [2].jsonl.bz2").write_bytes(b"no bzip2 at all")
     (folder / "good.jsonl.bz2").write_bytes(bz2.compress(b""))
     (folder / "empty.jsonl.bz2").write_bytes(b"")
-    names = ["cut.jsonl.gz", "rubbish [1].jsonl.gz", "rubbish [2].jsonl.bz2"]
+    names = ["cut.jsonl.gz", "rubbish%20[1].jsonl.gz", "rubbish [2].jsonl.bz2"]
     item, raw, rows = read(folder, max_quarantined=0.7, **COLUMNS)
     assert sorted(row for row in rows if row[4] is None) == EXPECTED
     assert read(f"file://{folder}", max_quarantined=0.7, **COLUMNS)[2] == rows
@@ -262,9 +262,9 @@ def test_what_is_too_long_is_left_out_and_never_stops_the_job(read, tmp_path):
     folder.mkdir()
     (folder / "fits.txt").write_text("a" * 1_000_000)
     (folder / "long.txt.gz").write_bytes(gzip.compress(b"b" * 1_000_001))
-    with (folder / "huge [1].txt").open("wb") as file:
+    with (folder / "huge%20[1].txt").open("wb") as file:
         file.truncate(10**9)
-    expected = [("fits.txt", None), ("huge [1].txt", "too_long"), ("long.txt.gz", "too_long")]
+    expected = [("fits.txt", None), ("huge%20[1].txt", "too_long"), ("long.txt.gz", "too_long")]
     for path in (folder, f"file://{folder}"):
         item, raw, rows = read(path, format=SourceFormat.text, max_document_mb=1)
         assert sorted((row[1], row[4]) for row in rows) == expected
