@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-import launch.control
-from launch.cli import main
+import launch.control as launch_control
+from launch.cli import main, say_once
 from launch.local import Rank, Watch
 from train.checkpoints.checksums import write_checksums
 from train.history import History
@@ -100,7 +100,7 @@ def test_stop_is_heeded_by_a_launcher(run, capfd):
 
 
 def test_stop_says_when_nobody_heeds_it(run, capfd, monkeypatch):
-    monkeypatch.setattr(launch.control, "HEEDED_WITHIN", 0.3)
+    monkeypatch.setattr(launch_control, "HEEDED_WITHIN", 0.3)
     assert main(["launch", "stop", "demo"]) == 2
     assert "no launcher has heeded it" in capfd.readouterr().err
     assert not (run / "stop").exists()
@@ -110,3 +110,29 @@ def test_stop_says_when_nobody_heeds_it(run, capfd, monkeypatch):
 def test_a_run_that_is_not_there_is_said(run, capfd, command):
     assert main(["launch", command, "dmeo"]) == 2
     assert "no such run: runs/dmeo" in capfd.readouterr().err
+
+
+def test_a_jobset_that_is_over_is_nothing_to_stop(run, tmp_path, monkeypatch, capfd):
+    """It stays in the cluster; the run may have been gone on with elsewhere."""
+    launch = run / "launches" / "0001"
+    launch.mkdir(parents=True)
+    (launch / "job.yaml").write_text("metadata: {name: demo}")
+    (launch / "job").write_text("demo-0001")
+    kubectl = tmp_path / "bin" / "kubectl"
+    kubectl.parent.mkdir()
+    monkeypatch.setenv("PATH", str(kubectl.parent), prepend=":")
+    monkeypatch.setattr(launch_control, "HEEDED_WITHIN", 0.1)
+    for status, code in (('{"terminalState":"Failed"}', 2), ('{"restarts":1}', 0)):
+        kubectl.write_text(f"#!/bin/sh\necho '{status}'\n")
+        kubectl.chmod(0o755)
+        assert main(["launch", "stop", "demo"]) == code
+    said = capfd.readouterr()
+    assert "no launcher has heeded it" in said.err and "JobSet demo-0001: every rank saves" in said.out
+
+
+def test_a_mistake_of_another_machine_is_said_there(monkeypatch, capfd):
+    """By what launches its ranks; of the ranks themselves one speaks for all."""
+    monkeypatch.setenv("RANK", "8")
+    say_once("launch", "no such folder")
+    say_once("train", "no such key")
+    assert capfd.readouterr().err == "brickyard launch: no such folder\n"
