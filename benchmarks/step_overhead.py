@@ -11,7 +11,7 @@ KEY=VALUE sets keys of the recipe. Ends with one JSON line.
 
 What the trainer adds is code that runs once a step. `after_a_pause` tells whether the machine can time such code: how
 many times as long a few lines of Python take after half a second of waiting as right after themselves. Waiting touches
-no memory, so it should be little more than 1. On a virtual machine whose memory is watched it came to 50 and to 170:
+no memory, so it should be little more than 1. On a virtual machine whose memory is watched it came to 16 to 170:
 there the first touch of a page that was looked at takes 130 us, and a good part of the overhead found is that.
 """
 

@@ -36,11 +36,8 @@ def check(raw: DataFrame, item: Input) -> None:
             "column that holds the text"
         )
     bad = sum(number for reason, number in counts.items() if reason not in (None, TOO_LONG))
-    if item.file_count and counts.get(UNREADABLE, 0) > source.max_quarantined * item.file_count:
-        raise DataError(
-            f"{item.key}: {counts[UNREADABLE]:,} of {item.file_count:,} files of {item.name} can't be read, more than "
-            f"max_quarantined ({source.max_quarantined:.2%}); repair or remove them, or raise max_quarantined"
-        )
+    if item.file_count:
+        check_files(item, counts.get(UNREADABLE, 0))
     if bad > source.max_quarantined * read:
         each = ", ".join(f"{reason} {counts[reason]:,}" for reason in REASONS if counts.get(reason))
         worst = raw.where(F.col("dropped").isNotNull()).orderBy("dropped", "file", "record").limit(3)
@@ -50,6 +47,20 @@ def check(raw: DataFrame, item: Input) -> None:
         raise DataError(
             f"{item.key}: {bad:,} of {read:,} records of {item.name} can't be read ({each}), more than max_quarantined "
             f"({source.max_quarantined:.2%}); for example {examples}; repair the source or raise max_quarantined"
+        )
+
+
+def check_files(item: Input, unreadable: int, example: str = "") -> None:
+    """Refuses a source too many of whose files can't be read to their end.
+
+    Raises:
+        DataError: with the `example`, if there is one.
+    """
+    if unreadable > item.source.max_quarantined * item.file_count:
+        raise DataError(
+            f"{item.key}: {unreadable:,} of {item.file_count:,} files of {item.name} can't be read, more than "
+            f"max_quarantined ({item.source.max_quarantined:.2%}){example}; repair or remove what is damaged, or raise "
+            "max_quarantined"
         )
 
 

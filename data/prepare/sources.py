@@ -15,7 +15,7 @@ from data.errors import DataError
 from data.prepare import remote_files
 from data.prepare.hashed import fraction
 from data.prepare.inputs import Input, check_columns, columns_of, is_table, quoted, read_table
-from data.prepare.quarantine import MALFORMED, NO_TEXT, NO_UTF8, RECORD_CHARACTERS, TOO_LONG, UNREADABLE
+from data.prepare.quarantine import MALFORMED, NO_TEXT, NO_UTF8, RECORD_CHARACTERS, TOO_LONG, UNREADABLE, check_files
 from data.prepare.recipe import SourceFormat
 from data.prepare.session import SPARK_ERRORS, no_glob, sentence, spark_path
 
@@ -65,13 +65,9 @@ def write_raw(spark: SparkSession, item: Input, folder: Path, scratch: Path) -> 
 
 
 def _check_unreadable(reasons: dict[str, str], item: Input) -> None:
-    if reasons and len(reasons) > item.source.max_quarantined * item.file_count:
+    if reasons:
         file, reason = list(reasons.items())[-1]
-        raise DataError(
-            f"{item.key}: {len(reasons):,} of {item.file_count:,} files of {item.name} can't be read, more than "
-            f"max_quarantined ({item.source.max_quarantined:.2%}): {file}: {reason}; repair or remove it, or raise "
-            "max_quarantined"
-        )
+        check_files(item, len(reasons), f": {file}: {reason}")
 
 
 def _too_long(spark: SparkSession, item: Input, paths: list[str]) -> dict[str, str]:

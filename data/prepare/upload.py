@@ -99,17 +99,18 @@ class RemoteDataset:
         report(f"uploading {files:,} of {plural(len(shards) + len(now), 'file')}, {byte_count(size)}, to {self.url}")
         progress = patient(report, SAID_EVERY)
         self._put_all(named, progress)
+        old = {key: of for key, of in known.items() if key in there and key not in now}  # ours till it is removed
         if new or replaced:  # so that the inventory speaks at no time of what may have been replaced
-            self._put_json({key: of for key, of in known.items() if key in same}, INVENTORY)
+            self._put_json({key: of for key, of in known.items() if key in same} | old, INVENTORY)
         self._put_all(new, progress)
         self._put_all(replaced, progress)
-        self._put_json(now, INVENTORY)
+        self._put_json(now | old, INVENTORY)
         self._put(folder / FILE, FILE)
-        self._remove_stale({*shards, *now}, before, known)
+        self._remove_stale({*shards, *now}, before, old)
 
     def _remove_stale(self, wanted: Iterable[str], before: Manifest | None, known: Iterable[str]) -> None:
         """Removes what neither this dataset nor the one before it needs: a run may still be reading that. Files whose
-        names tell nothing are ours if the inventory before (`known`) has them."""
+        names tell nothing are ours if the inventory has them, as `known`."""
         kept = {*wanted, INVENTORY, FILE, *(shards_of(before) if before else ())}
         old = f"{version_folder(before)}/" if before else None
         there = self._sizes()

@@ -382,3 +382,30 @@ def test_a_bucket_that_is_not_there_ends_in_a_sentence(
     assert main(["prepare", str(tmp_path / "recipe.yaml")]) == 2
     said = capsys.readouterr().err
     assert "output: can't list the files at s3://no-such-bucket/data: " in said and "Traceback" not in said
+
+
+def test_a_file_that_is_no_longer_wanted_goes_although_an_upload_was_cut_short(
+    tmp_path: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the index of a domain that the recipe has no more: the inventory knows it until it is gone."""
+    dataset = RemoteDataset(f"file://{there}")
+    dataset.upload(tmp_path / "one", make_dataset(tmp_path / "one", 1, 2), silent)
+    gone, inventory = there / "gone" / "train" / "index.json", there / ".versions" / "files.json"
+    gone.parent.mkdir(parents=True)
+    gone.write_text("{}")
+    inventory.write_text(json.dumps(json.loads(inventory.read_text()) | {"gone/train/index.json": [2, "hash"]}))
+    two, put = make_dataset(tmp_path / "two", 2, 2), FsspecStore.put
+
+    def cut_short(store: FsspecStore, file: Path, key: str) -> None:
+        if key == "manifest.json":
+            raise DataError("cut short")
+        put(store, file, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FsspecStore, "put", cut_short)
+        patch.setattr("data.prepare.upload.PAUSES", ())
+        with pytest.raises(DataError):
+            dataset.upload(tmp_path / "two", two, silent)
+    assert gone.exists()
+    dataset.upload(tmp_path / "two", two, silent)
+    assert not gone.exists() and dataset.whole() == two
