@@ -54,7 +54,7 @@ def main() -> None:
         actions[name] = optimizer.step
     fused = build_optimizer(model, recipe.optimizer)
     fused.step()
-    actions["gradient norms"] = lambda: square_sums([p.grad for p in part] for part in parts.values()).tolist()
+    actions["gradient norms"] = lambda: square_sums([p.grad for p in part] for part in parts.values())
     actions["update norms"] = lambda: update_norms(parts, fused)
     taken = best_seconds(actions, rounds=8)
     result = {"benchmark": "optimizer", **said, "ms": {name: round(1e3 * t, 2) for name, t in taken.items()}}

@@ -134,9 +134,10 @@ def _router_sums(routing: Routing) -> Tensor:
 
     Layer by layer, because all layers' logits in one tensor would be one more copy of them where memory is fullest.
     """
-    log_sum_N = routing.logits_NE.logsumexp(dim=-1)
-    entropy_N = log_sum_N - torch.linalg.vecdot(routing.probabilities_NE, routing.logits_NE)
-    return torch.stack([log_sum_N.square(), entropy_N]).sum(dim=1, dtype=torch.float64)
+    p_NE = routing.probabilities_NE
+    entropy_N = -torch.linalg.vecdot(p_NE, p_NE.clamp(min=torch.finfo(p_NE.dtype).tiny).log())
+    log_sum_N = (torch.linalg.vecdot(p_NE, routing.logits_NE) + entropy_N).double()  # log p = logit - log-sum-exp
+    return torch.stack([torch.dot(log_sum_N, log_sum_N), entropy_N.sum(dtype=torch.float64)])
 
 
 def _computed(routing: Routing) -> Tensor:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import islice
+from operator import truediv
 
 import torch
-from composer import Algorithm, Event, Logger, State
+from composer import Callback, Logger, State
 from composer.utils import dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate
 
 
-class GradientClipping(Algorithm):
+class GradientClipping(Callback):
     """Scales gradients down so that their global L2 norm is at most `limit` (Pascanu et al. 2013).
 
     Composer's own fails on parameters of several meshes and keeps the norm to itself.
@@ -31,29 +35,26 @@ class GradientClipping(Algorithm):
         self.norm = 0.0
         self.norms: dict[str, float] = {}
 
-    def match(self, event: Event, state: State) -> bool:
-        return event == Event.AFTER_TRAIN_BATCH
-
     @torch.no_grad()
-    def apply(self, event: Event, state: State, logger: Logger) -> None:
+    def after_train_batch(self, state: State, logger: Logger) -> None:
         gradients = [[p.grad for p in parameters if p.grad is not None] for parameters in self.parts.values()]
         squares = square_sums(gradients)
-        self.norm, *norms = torch.cat([squares.sum()[None], squares]).sqrt().tolist()
-        self.norms = dict(zip(self.parts, norms, strict=True))
+        self.norm = math.sqrt(sum(squares))
+        self.norms = dict(zip(self.parts, map(math.sqrt, squares), strict=True))
         if self.limit is not None and self.norm > self.limit:
             torch._foreach_mul_(
                 [local(gradient) for part in gradients for gradient in part], self.limit / (self.norm + 1e-6)
             )
 
 
-def square_sums(groups: Iterable[Iterable[Tensor]]) -> Tensor:
-    """fp64 [groups]: for each group of tensors the sum of their squares, over the shards of all ranks.
+def square_sums(groups: Iterable[Iterable[Tensor]]) -> list[float]:
+    """For each group of tensors the sum of their squares, over the shards of all ranks.
 
     Tensors may be sharded over different meshes, as long as each mesh has all ranks; the same on every rank, to the
-    bit. Groups are asked for one after another. A collective of one message.
+    bit. Groups are asked for one after another. A collective of one message; waits for the device once.
     """
     squares: list[Tensor] = []  # of this rank's shards
-    holders: list[int] = []  # of what several ranks hold, each has an equal part
+    holders: list[int] = []  # ranks, each of which counts it
     sizes: list[int] = []
     ranks = dist.get_world_size()
     for group in groups:
@@ -61,10 +62,10 @@ def square_sums(groups: Iterable[Iterable[Tensor]]) -> Tensor:
         squares += _squares([local(tensor) for tensor in tensors])
         holders += [_holders(tensor, ranks) for tensor in tensors]
         sizes.append(len(tensors))
-    parts = torch.stack(squares).double() / torch.tensor(holders, device=squares[0].device)
-    sums = torch.stack([part.sum() for part in parts.split(sizes)])
-    dist.all_reduce(sums, reduce_operation="SUM")
-    return sums
+    summed = torch.stack(squares).double()
+    dist.all_reduce(summed, reduce_operation="SUM")
+    whole = map(truediv, summed.tolist(), holders)
+    return [sum(islice(whole, size)) for size in sizes]
 
 
 def _squares(shards: list[Tensor]) -> list[Tensor]:
@@ -77,9 +78,12 @@ def _squares(shards: list[Tensor]) -> list[Tensor]:
 
 def _holders(tensor: Tensor, ranks: int) -> int:
     """How many of the ranks hold each of its numbers."""
-    if not isinstance(tensor, DTensor):
-        return ranks
-    sizes = zip(tensor.placements, tensor.device_mesh.shape, strict=True)
+    return _copies(tensor.placements, tensor.device_mesh) if isinstance(tensor, DTensor) else ranks
+
+
+@cache
+def _copies(placements: tuple[Placement, ...], mesh: DeviceMesh) -> int:
+    sizes = zip(placements, mesh.shape, strict=True)
     return math.prod(size for placement, size in sizes if isinstance(placement, Replicate))
 
 

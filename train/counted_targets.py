@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from composer import Algorithm, Event, Logger, State
+from composer import Callback, Logger, State
 from composer.utils import dist
 
 from model.composer_model import TARGETS_PER_SAMPLE, DbrxComposerModel
 from model.head import IGNORED
 
 
-class CountTargets(Algorithm):
+class CountTargets(Callback):
     """Counts the targets of each global batch and writes their mean number per sample into the batch.
 
     The model divides by it: Composer then weighs microbatches by their samples, and FSDP2 takes the mean over ranks.
@@ -19,10 +19,7 @@ class CountTargets(Algorithm):
     def __init__(self, model: DbrxComposerModel) -> None:
         self.model = model
 
-    def match(self, event: Event, state: State) -> bool:
-        return event == Event.AFTER_DATALOADER
-
-    def apply(self, event: Event, state: State, logger: Logger) -> None:
+    def after_dataloader(self, state: State, logger: Logger) -> None:
         tokens_BT = state.batch["tokens"].to(torch.int64)
         samples = len(tokens_BT)
         counted = (self.model.targets({"tokens": tokens_BT}) != IGNORED).sum()

@@ -66,6 +66,7 @@ from train.reader import to_yaml
 from train.recipe import Recipe
 from train.run_directory import RunDirectory
 from train.step_clock import StepClock
+from train.straight_engine import straighten
 from train.temporary_folder import own_temporary_folder
 from train.throughput import Throughput
 from train.together import together
@@ -209,15 +210,16 @@ def build_trainer(
         norm_interval=recipe.interval_steps(recipe.log_interval),
         routing_interval=recipe.interval_steps(recipe.eval_interval),
     )
-    return Trainer(
+    trainer = Trainer(
         model=model,
         train_dataloader=build_train_data(recipe, plan),
         eval_dataloader=build_evaluators(recipe, manifest, plan),
         eval_interval=evaluate_every(recipe.interval_steps(recipe.eval_interval)),
         max_duration=f"{recipe.end}sp",
         optimizers=build_optimizer(model, recipe.optimizer),
-        algorithms=[CountTargets(model), clipping],
         callbacks=[
+            CountTargets(model),
+            clipping,
             *profiles,
             StepTimes(clock),
             StepSeed(recipe.seed),
@@ -240,6 +242,8 @@ def build_trainer(
         spin_dataloaders=False,  # the training data resumes by itself, and held-out data is the same every time
         seed=recipe.seed,
     )
+    straighten(trainer)
+    return trainer
 
 
 def open_dashboards(recipe: Recipe, run: RunDirectory) -> list[Dashboard]:

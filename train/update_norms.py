@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,11 @@ def update_norms(parts: Mapping[str, Sequence[nn.Parameter]], optimizer: Optimiz
     bias1, bias2 = (1 - beta**step for beta in group["betas"])
     moved = directions([optimizer.state[weight] for weight in weights], group["eps"] * math.sqrt(bias2))
     squares = square_sums([tensor] for tensor in chain(weights, moved))
-    by_part = squares.split([len(parameters) for parameters in parts.values()] * 2)
-    norms = torch.stack([part.sum() for part in by_part]).view(2, -1).sqrt()
-    norms[1] *= group["lr"] / bias1 * math.sqrt(bias2)
-    names = [f"optimizer/{what}_norm/{part}" for what in ("weight", "update") for part in parts]
-    return dict(zip(names, norms.flatten().tolist(), strict=True))
+    each, columns = iter(squares), {}
+    for what, factor in (("weight", 1.0), ("update", group["lr"] / bias1 * math.sqrt(bias2))):
+        for part, parameters in parts.items():
+            columns[f"optimizer/{what}_norm/{part}"] = factor * math.sqrt(sum(islice(each, len(parameters))))
+    return columns
 
 
 def directions(states: Sequence[Mapping[str, Tensor]], eps: float) -> Iterator[Tensor]:

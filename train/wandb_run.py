@@ -29,7 +29,7 @@ from train.wandb_log import logs_of, mend, newest_row
 ANSWER = 30.0  # seconds that W&B has to answer when a run begins
 LAST_LINKS = 15.0  # seconds to take the last artifacts when it ends
 GOODBYE = 60.0  # and then to send the last rows
-FLUSH = 2.0  # seconds that a row may wait before it is in W&B's file
+FLUSH = 2.0  # seconds that a row may wait here, and again in W&B's process before it is in its file
 CARDS = ("data_card.md", "data_card.html")  # in a dataset's folder
 BARE = ("batch", "samples", "skipped")
 # What a metric comes to in W&B's table of runs, by group, as METRIC.min and so on; None: its last value, as METRIC.
@@ -61,6 +61,8 @@ class WandbRun(Dashboard):
         self.metrics = run.metrics
         self._last: dict[str, int] = {}  # metric: the step of its newest value
         self._behind = False
+        self._held: list[tuple[int, dict[str, Any]]] = []  # (step, values) not yet handed over
+        self._handed_over = time.monotonic()
         self._look_at(logs_of(run.path / "wandb", run.wandb_id()))
         self._threads: list[threading.Thread] = []
         self._run = begin(recipe, run, config)
@@ -87,13 +89,15 @@ class WandbRun(Dashboard):
 
     def write(self, row: Mapping[str, Any]) -> None:
         if row["batch"] >= self._first and (new := news(row, self._last)):
-            self._try(lambda run: run.log({"tokens": row["tokens"], **new}, step=row["batch"]))
+            self._held.append((row["batch"], {"tokens": row["tokens"], **new}))
+        if time.monotonic() - self._handed_over > FLUSH:
+            self._hand_over()
 
     def write_picture(self, name: str, picture: Image, caption: str, row: Mapping[str, Any]) -> None:
         if row["batch"] > self._last.get(name, self._first - 1):
             self._last[name] = row["batch"]
             shown = {name: wandb.Image(picture, caption=caption), "tokens": row["tokens"]}
-            self._try(lambda run: run.log(shown, step=row["batch"]))
+            self._held.append((row["batch"], shown))
 
     def alert(self, title: str, text: str) -> None:
         self._try(lambda run: run.alert(title, text, level="WARN"))
@@ -119,8 +123,21 @@ class WandbRun(Dashboard):
                 run.mark_preempting()  # shown as preempted, not as failed
             run.finish(exit_code=0 if error is None else 1)
 
+        self._hand_over()
         self._try(finish)
         self._run = None
+
+    def _hand_over(self) -> None:
+        """Several rows at once where steps are short: the client's code for one takes four times as long where the
+        processor has long been at something else."""
+
+        def log(run: wandb.Run) -> None:
+            for step, values in self._held:
+                run.log(values, step=step)
+
+        self._try(log)
+        self._held.clear()
+        self._handed_over = time.monotonic()
 
     def _beside(self, what: str, action: Callable[[wandb.Run], object]) -> None:
         """In a thread: for an artifact W&B's client first asks the server, and waits for its answer."""

@@ -96,6 +96,22 @@ def test_routers_statistics_by_hand():
     assert seen.computed_by_layer.tolist() == [192, 192] and seen.dropped_by_layer.tolist() == [0, 0]
 
 
+def test_a_router_that_is_sure_has_no_entropy_and_a_finite_log_sum():
+    """The probabilities of the experts that it leaves aside are 0 in fp32."""
+    model, batch = _model(), _batch()
+    with torch.no_grad():
+        for router in model.model.routers:
+            router.layer.weight.mul_(1e5)
+    outputs = model(batch)
+    model.loss(outputs, batch)
+    for layer, routing in enumerate(outputs.routings):
+        assert not routing.probabilities_NE.all()
+        z = routing.logits_NE.double().logsumexp(dim=-1).square().sum().item()
+        assert model.step_statistics.router_z_sum_by_layer[layer].item() == pytest.approx(z, rel=1e-6)
+        entropy = -(routing.probabilities_NE.double().xlogy(routing.probabilities_NE.double())).sum().item()
+        assert model.step_statistics.router_entropy_sum_by_layer[layer].item() == pytest.approx(entropy, rel=1e-4)
+
+
 def test_slots_that_no_expert_computes_are_counted():
     """Experts that leave the last token out, as experts with a capacity would."""
     model, batch = _model(), _batch()

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from composer import Algorithm, Callback, Event, Logger, State, Trainer
+from composer import Callback, Logger, State, Trainer
 from composer.core import Precision
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -135,17 +135,14 @@ class Share(IterableDataset):
         return iter(self.samples)
 
 
-class Gradients(Algorithm):
+class Gradients(Callback):
     """Keeps the weight gradients of the first step, whole, before they are clipped."""
 
     def __init__(self) -> None:
         self.whole: dict[str, Tensor] = {}
 
-    def match(self, event: Event, state: State) -> bool:
-        return event == Event.AFTER_TRAIN_BATCH and not self.whole
-
-    def apply(self, event: Event, state: State, logger: Logger) -> None:
-        self.whole = {
+    def after_train_batch(self, state: State, logger: Logger) -> None:
+        self.whole = self.whole or {
             plain(name): parameter.grad.full_tensor().clone() for name, parameter in state.model.named_parameters()
         }
 
@@ -188,8 +185,7 @@ def run(case: Case) -> dict[str, Any]:
         train_dataloader=data_spec(DataLoader(Share(mine), batch_size=share)),
         max_duration=f"{case.steps}ba",
         optimizers=build_optimizer(model, OPTIMIZER),
-        algorithms=[CountTargets(model), clipping, gradients],  # after a batch the last one comes first
-        callbacks=losses,
+        callbacks=[CountTargets(model), gradients, clipping, losses],
         parallelism_config=parallelism(),
         device="cpu",
         device_train_microbatch_size=share // case.microbatches,

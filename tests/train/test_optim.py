@@ -49,11 +49,11 @@ def trained(model: DbrxComposerModel, optimizer: AdamW) -> dict[str, Any]:
     parts, gradient_norms = parts_of(model), []
     for step in range(STEPS):
         draw_gradients(model, step)
-        gradient_norms.append(square_sums([p.grad for p in part] for part in parts.values()).sqrt())
+        gradient_norms.append(square_sums([p.grad for p in part] for part in parts.values()))
         optimizer.step()
     return {
         "weights": {name: whole(parameter) for name, parameter in model.named_parameters()},
-        "gradients": torch.stack(gradient_norms),
+        "gradients": torch.tensor(gradient_norms, dtype=torch.float64).sqrt(),
         "norms": update_norms(parts, optimizer),
     }
 

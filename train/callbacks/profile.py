@@ -28,7 +28,7 @@ PHASE_FROM = {
     Event.BEFORE_FORWARD: "forward",
     Event.BEFORE_LOSS: "loss",
     Event.BEFORE_BACKWARD: "backward",
-    Event.AFTER_BACKWARD: "clipping",  # an algorithm's, and those come before callbacks
+    Event.AFTER_BACKWARD: "clipping",  # comes before this one
     Event.AFTER_TRAIN_BATCH: "other",
     Event.BATCH_END: "metrics",
     Event.EVAL_BEFORE_ALL: "evaluation",
@@ -39,8 +39,8 @@ PHASE_FROM = {
 class Profile(Callback):
     """Traces `steps` steps after the first `skip` of this start.
 
-    Comes first among the callbacks, so that a phase holds what the others do in it. What marks the parts of the model
-    are hooks that are there only while it traces.
+    Comes before all that do not change the step, so that a phase holds what the others do in it. What marks the parts
+    of the model are hooks that are there only while it traces.
 
     Args:
         folder: gets rankN.json.gz, which https://ui.perfetto.dev and chrome://tracing open, step.txt and step.json.
