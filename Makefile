@@ -53,7 +53,7 @@ test-cluster: setup ## run the tests that start a Spark or a SLURM cluster, or h
 	$(BIN)/python -m pytest -m cluster -rs
 
 soak: setup ## kill and resume a small run on random layouts for MINUTES (10) minutes
-	$(BIN)/python tests/train/soak.py $(or $(MINUTES),10)
+	PYTHONPATH=.:tests $(BIN)/python tests/train/soak.py $(or $(MINUTES),10)
 
 lock: ## compile requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -46,7 +46,7 @@ class Layer(NamedTuple):
         return 2 * 9 * self.tokens * self.top_k * self.d_model * self.ffn
 
 
-ON_CPU = [Layer(128, 256, 4096), Layer(256, 512, 4096), Layer(512, 896, 2048)]
+ON_CPU = [Layer(128, 256, 4096), Layer(256, 512, 4096), Layer(512, 896, 2048), Layer(1024, 1792, 4096)]
 DBRX = Layer(6144, 10752, 16384)
 
 

@@ -1,12 +1,12 @@
 """Kill a run at random, again and again, and let it go on, each time on another layout; then hold it to its plan.
 
-python tests/train/soak.py MINUTES [SEED]
+PYTHONPATH=.:tests python tests/train/soak.py MINUTES [SEED]
 """
 
 from __future__ import annotations
 
+import argparse
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -196,5 +196,8 @@ def soak(minutes: float, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    minutes = float(sys.argv[1])
-    soak(minutes, int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns() % 2**32)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("minutes", type=float, metavar="MINUTES")
+    parser.add_argument("seed", type=int, nargs="?", default=time.time_ns() % 2**32, metavar="SEED")
+    options = parser.parse_args()
+    soak(options.minutes, options.seed)

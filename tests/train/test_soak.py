@@ -1,10 +1,14 @@
 """Thirty random kills, and nothing is lost; `make soak` goes on for as long as it is told."""
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 from soak import WAYS, WITHOUT_CHANCE, Soak, Way, worst_differences
 
+ROOT = Path(__file__).resolve().parents[2]
 KILLS = 30
 ON_ONE_LAYOUT = 4
 
@@ -26,3 +30,16 @@ def test_random_kills_on_one_layout_change_no_bit(workshop: SimpleNamespace) -> 
         run.kill(number)
     rows = run.end()
     assert rows == run.undisturbed(len(rows))
+
+
+def test_make_soak_starts() -> None:
+    """By the Makefile's own command; the test above runs with the path that pytest makes."""
+    said = subprocess.run(
+        ["make", "-n", "soak", "MINUTES=--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    command = said.stdout.splitlines()[-1]
+    assert "soak.py --help" in command
+    ran = subprocess.run(
+        command.replace(".venv/bin/python", sys.executable), shell=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.returncode == 0 and "MINUTES" in ran.stdout, ran.stderr
