@@ -84,7 +84,7 @@ def training_step(model: DbrxComposerModel, recipe: Recipe, batch: Batch) -> Cal
     optimizer = build_optimizer(model, recipe.optimizer)
 
     def step() -> None:
-        model.step_statistics.clear()
+        model.begin_step()
         model.loss(model(batch), batch)["total"].backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -100,10 +100,9 @@ def step_statistics(model: DbrxComposerModel, batch: Batch) -> Callable[[], None
     clock = StepClock(batch["tokens"].device)
 
     def take() -> None:
-        model.step_statistics.clear()
+        model.begin_step()
         seen = microbatch_statistics(outputs, batch["domain"], len(model.domains), load_balancing)
-        model.step_statistics.add(seen)
-        summed = sum_over_ranks(model.step_statistics)
+        summed = sum_over_ranks(seen)
         model.finish_step(summed)
         routing.add(summed.tokens_by_layer_domain_expert)
         moe_health(summed, model.config.ffn_config.moe_top_k)

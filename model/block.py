@@ -40,7 +40,7 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Routing]:
         """Returns the experts' output [B, T, D], and what the router decided and the experts computed."""
         x_ND = x_BTD.flatten(0, 1)
-        routing = self.router(x_ND)
+        routing = self.router(x_ND, sequences=len(x_BTD))
         (x_ND,) = as_autocast(x_ND)  # norms come out of autocast in fp32
         y_ND, computed = self.experts(x_ND, routing.weights_NK, routing.experts_NK)
         return y_ND.view(x_BTD.shape), routing._replace(computed=computed)

@@ -24,8 +24,8 @@ class DbrxComposerModel(ComposerModel):
     """A DBRX decoder with its loss, per-domain statistics and evaluation metric.
 
     A batch has 'tokens' (int64 [B, T]) and 'domain' (int64 [B], an index into `domains`). Attention, positions
-    and loss run across document ends or stop there, as `attend_across_documents` says. `step_statistics` gathers what
-    the microbatches of one optimizer step saw; a callback clears it, and hands its sum over the ranks to
+    and loss run across document ends or stop there, as `attend_across_documents` says. `step_statistics` is what the
+    microbatches of one optimizer step saw; a callback begins each step, and hands their sum over the ranks to
     `finish_step`. The decoder is built on `device`; `model.initialise` says how to go on from "meta". Raises ValueError
     if the config can't be built, there is no domain, or `end_of_text` is no token.
     """
@@ -45,8 +45,8 @@ class DbrxComposerModel(ComposerModel):
         self.end_of_text = end_of_text
         with torch.device(device):
             self.model = DbrxForCausalLM(config, seed)
+        self._seen: StepStatistics | None = None
         L, E = config.n_moe_layers, config.ffn_config.moe_num_experts
-        self.step_statistics = StepStatistics.zeros(len(self.domains), L, E)
         has_memory = config.ffn_config.moe_loss_scope is LossScope.global_batch
         self.register_buffer("last_step_tokens", torch.zeros(L, E, dtype=torch.int64) if has_memory else None)
 
@@ -64,9 +64,8 @@ class DbrxComposerModel(ComposerModel):
         """Composer's dict, of 'total' alone: the sum of `losses`, which it takes the gradient of. Each further entry
         would cost it a reduction and a wait for the GPU; `step_statistics` has them all."""
         losses = self.losses(outputs, batch)
-        self.step_statistics.add(
-            microbatch_statistics(outputs, batch["domain"], len(self.domains), losses["load_balancing"])
-        )
+        seen = microbatch_statistics(outputs, batch["domain"], len(self.domains), losses["load_balancing"])
+        self._seen = seen if self._seen is None else self._seen + seen
         return {"total": torch.stack([*losses.values()]).sum()}
 
     def losses(self, outputs: DbrxOutput, batch: Batch) -> dict[str, Tensor]:
@@ -99,6 +98,19 @@ class DbrxComposerModel(ComposerModel):
         if ffn.moe_zloss_weight:
             losses["router_z"] = ffn.moe_zloss_weight * router_z_loss(routings)
         return losses
+
+    def begin_step(self) -> None:
+        """Nothing seen yet."""
+        self._seen = None
+
+    @property
+    def step_statistics(self) -> StepStatistics:
+        """What the microbatches since `begin_step` saw, on this rank."""
+        if self._seen is None:
+            return StepStatistics.zeros(
+                len(self.domains), self.config.n_moe_layers, self.config.ffn_config.moe_num_experts
+            )
+        return self._seen
 
     def step_losses(self, statistics: StepStatistics) -> dict[str, Tensor]:
         """The losses of an optimizer step, by the names of `losses`, and their 'total', as fp64 scalars; `statistics`

@@ -16,9 +16,14 @@ class Routing(NamedTuple):
     probabilities_NE: Tensor  # fp32, softmax of the logits
     weights_NK: Tensor  # fp32, of the chosen experts, normalised as the config says
     experts_NK: Tensor  # int64, the chosen experts
-    tokens_per_expert_E: Tensor  # int64, sums to N * K
+    slots_BE: Tensor  # int64, how many of each sequence's slots each expert was given; sums to N * K
     mean_probability_E: Tensor  # fp32, of each expert over the tokens
     computed: Tensor | None = None  # int64 scalar, slots that this rank's experts computed; they come after the router
+
+    @property
+    def tokens_per_expert_E(self) -> Tensor:
+        """int64: slots that each expert was given."""
+        return self.slots_BE.sum(dim=0)
 
 
 class Router(nn.Module):
@@ -43,8 +48,8 @@ class Router(nn.Module):
         if self.expert_bias is not None:
             self.expert_bias.zero_()
 
-    def forward(self, x_ND: Tensor) -> Routing:
-        """Routes each token by itself."""
+    def forward(self, x_ND: Tensor, sequences: int = 1) -> Routing:
+        """Routes each token by itself; they are those of so many sequences of one length, which are counted apart."""
         with torch.autocast(x_ND.device.type, enabled=False):
             logits_NE = nn.functional.linear(self._jittered(x_ND.float()), self.layer.weight.float())
             probabilities_NE = logits_NE.softmax(dim=-1)
@@ -53,8 +58,8 @@ class Router(nn.Module):
             mean_probability_E = probabilities_NE.mean(dim=0)
         if self.ffn_config.uniform_expert_assignment:
             experts_NK = _in_turn(experts_NK, self.ffn_config.moe_num_experts)
-        tokens_per_expert_E = count(experts_NK, self.ffn_config.moe_num_experts)
-        return Routing(logits_NE, probabilities_NE, weights_NK, experts_NK, tokens_per_expert_E, mean_probability_E)
+        slots_BE = count(experts_NK.view(sequences, -1), self.ffn_config.moe_num_experts)
+        return Routing(logits_NE, probabilities_NE, weights_NK, experts_NK, slots_BE, mean_probability_E)
 
     @torch.no_grad()
     def move_bias(self, tokens_E: Tensor) -> None:
@@ -138,10 +143,11 @@ def router_z_loss(routings: Sequence[Routing]) -> Tensor:
     return torch.stack([r.logits_NE.logsumexp(dim=-1).square().mean() for r in routings]).mean()
 
 
-def count(numbers: Tensor, n: int) -> Tensor:
-    """int64 [n]: how often each of 0 .. n - 1 occurs. Not bincount, which on a GPU waits for the largest number."""
-    one = torch.ones(1, dtype=torch.int64, device=numbers.device)
-    return one.new_zeros(n).scatter_add_(0, numbers.flatten(), one.expand(numbers.numel()))
+def count(numbers_BX: Tensor, n: int) -> Tensor:
+    """int64 [B, n]: how often each of 0 .. n - 1 occurs in a row. Not bincount, which on a GPU waits for the largest
+    number."""
+    one = torch.ones(1, 1, dtype=torch.int64, device=numbers_BX.device)
+    return one.new_zeros(len(numbers_BX), n).scatter_add_(1, numbers_BX, one.expand_as(numbers_BX))
 
 
 def _in_turn(experts_NK: Tensor, n_experts: int) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from model.dbrx import DbrxOutput
-from model.router import Routing, count, spread_loss
+from model.precision import without_autocast
+from model.router import Routing, spread_loss
 
 
 @dataclass
@@ -79,16 +80,9 @@ class StepStatistics:
         probability_LE = self.probability_sum_by_layer_expert / tokens_L1
         return spread_loss(self.tokens_by_layer_expert, probability_LE, top_k, per_layer)
 
-    def add(self, other: "StepStatistics") -> None:
-        """Adds another's sums to these, moving these to its device if need be."""
-        for field in fields(self):
-            theirs = getattr(other, field.name)
-            setattr(self, field.name, getattr(self, field.name).to(theirs.device) + theirs)
-
-    def clear(self) -> None:
-        """Back to nothing seen."""
-        for field in fields(self):
-            setattr(self, field.name, torch.zeros_like(getattr(self, field.name)))
+    def __add__(self, other: "StepStatistics") -> "StepStatistics":
+        """Of both together."""
+        return StepStatistics(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
 
 @torch.no_grad()
@@ -97,11 +91,15 @@ def microbatch_statistics(
 ) -> StepStatistics:
     """One microbatch's sums. `load_balancing` is its weighted loss. No host synchronisation on a GPU."""
     assert outputs.token_loss is not None
+    routings = outputs.routings
     loss_B = outputs.token_loss.loss_BT.sum(dim=1, dtype=torch.float64)
     tokens_B = outputs.token_loss.counted_BT.sum(dim=1, dtype=torch.float64)
     columns_B3 = torch.stack([torch.ones_like(loss_B), loss_B, tokens_B], dim=1)
     samples_M, loss_M, tokens_M = loss_B.new_zeros(n_domains, 3).index_add_(0, domain_B, columns_B3).unbind(dim=1)
-    router_z_L, entropy_L = torch.stack([_router_sums(r) for r in outputs.routings], dim=1)
+    with without_autocast(loss_B):
+        router_z_L, entropy_L = torch.stack([_router_sums(r) for r in routings], dim=1)
+    slots_LBE = torch.stack([r.slots_BE for r in routings])
+    slots_LME = slots_LBE.new_zeros(len(routings), n_domains, slots_LBE.shape[2]).index_add_(1, domain_B, slots_LBE)
     return StepStatistics(
         samples_by_domain=samples_M.long(),
         loss_sum_by_domain=loss_M,
@@ -109,19 +107,10 @@ def microbatch_statistics(
         load_balancing_sum=load_balancing.double() * len(domain_B),
         router_z_sum_by_layer=router_z_L,
         router_entropy_sum_by_layer=entropy_L,
-        probability_sum_by_layer_expert=_probability_sums(outputs.routings),
-        tokens_by_layer_domain_expert=_slots(outputs.routings, domain_B, n_domains),
-        computed_by_layer=torch.stack([_computed(r) for r in outputs.routings]),
+        probability_sum_by_layer_expert=_probability_sums(routings),
+        tokens_by_layer_domain_expert=slots_LME,
+        computed_by_layer=torch.stack([_computed(r) for r in routings]),
     )
-
-
-def _slots(routings: Sequence[Routing], domain_B: Tensor, n_domains: int) -> Tensor:
-    """int64 [L, M, E]: slots by layer, by the domain of their sequence and by expert, counted all at once."""
-    n_layers, n_experts = len(routings), len(routings[0].tokens_per_expert_E)
-    experts_LBX = torch.stack([r.experts_NK for r in routings]).view(n_layers, len(domain_B), -1)
-    first_L = torch.arange(n_layers, device=domain_B.device) * n_domains
-    cells = ((first_L[:, None] + domain_B)[..., None] * n_experts + experts_LBX).flatten()
-    return count(cells, n_layers * n_domains * n_experts).view(n_layers, n_domains, n_experts)
 
 
 def _probability_sums(routings: Sequence[Routing]) -> Tensor:
@@ -135,9 +124,12 @@ def _router_sums(routing: Routing) -> Tensor:
     Layer by layer, because all layers' logits in one tensor would be one more copy of them where memory is fullest.
     """
     p_NE = routing.probabilities_NE
-    entropy_N = -torch.linalg.vecdot(p_NE, p_NE.clamp(min=torch.finfo(p_NE.dtype).tiny).log())
-    log_sum_N = (torch.linalg.vecdot(p_NE, routing.logits_NE) + entropy_N).double()  # log p = logit - log-sum-exp
-    return torch.stack([torch.dot(log_sum_N, log_sum_N), entropy_N.sum(dtype=torch.float64)])
+    log_p_NE = p_NE.clamp(min=torch.finfo(p_NE.dtype).tiny).log_()
+    entropy = -torch.dot(p_NE.flatten(), log_p_NE.flatten())
+    # Each logit is its log p and the log-sum-exp of them all, which no logarithm of a probability of 0 spoils this way.
+    log_sum_NE = torch.sub(routing.logits_NE, log_p_NE, out=log_p_NE)
+    log_sum_N = torch.mv(log_sum_NE.mul_(p_NE), p_NE.new_ones(p_NE.shape[1])).double()
+    return torch.stack([torch.dot(log_sum_N, log_sum_N), entropy.double()])
 
 
 def _computed(routing: Routing) -> Tensor:

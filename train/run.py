@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import yaml
-from composer import Trainer
+from composer import Callback, Trainer
 from composer.utils import dist
 from composer.utils.reproducibility import configure_deterministic_mode
 
@@ -23,7 +23,6 @@ from data.words import byte_count, short
 from model.flops import count_parameters
 from model.initialise import initialise, materialise
 from model.parts import parts_of
-from train.alone import alone
 from train.audit.records import FOLDER
 from train.build import (
     build_device,
@@ -32,6 +31,7 @@ from train.build import (
     build_train_data,
     evaluate_every,
 )
+from train.callbacks.all_in_one import AllInOne
 from train.callbacks.audit import AuditRecorder
 from train.callbacks.learning_rate import LearningRate
 from train.callbacks.metrics_file import MetricsFile
@@ -66,7 +66,6 @@ from train.reader import to_yaml
 from train.recipe import Recipe
 from train.run_directory import RunDirectory
 from train.step_clock import StepClock
-from train.straight_engine import straighten
 from train.temporary_folder import own_temporary_folder
 from train.throughput import Throughput
 from train.together import together
@@ -115,7 +114,7 @@ def fit(
     )
     quieten()
     clock = StepClock(device_of_rank())
-    with ExitStack() as at_the_end, together(), alone():
+    with ExitStack() as at_the_end, together():
         if recipe.parallel.expert_parallel > 1:
             at_the_end.enter_context(timed_exchanges(clock))
         at_the_end.callback(end_workers)
@@ -210,27 +209,28 @@ def build_trainer(
         norm_interval=recipe.interval_steps(recipe.log_interval),
         routing_interval=recipe.interval_steps(recipe.eval_interval),
     )
-    trainer = Trainer(
+    callbacks: list[Callback] = [
+        CountTargets(model),
+        clipping,
+        *profiles,
+        StepTimes(clock),
+        StepSeed(recipe.seed),
+        LearningRate(recipe),
+        guard,
+        recorder,
+        *audits,
+        checkpointer,
+        StopOnSignal(checkpointer),
+        watchdog,
+    ]
+    return Trainer(
         model=model,
         train_dataloader=build_train_data(recipe, plan),
         eval_dataloader=build_evaluators(recipe, manifest, plan),
         eval_interval=evaluate_every(recipe.interval_steps(recipe.eval_interval)),
         max_duration=f"{recipe.end}sp",
         optimizers=build_optimizer(model, recipe.optimizer),
-        callbacks=[
-            CountTargets(model),
-            clipping,
-            *profiles,
-            StepTimes(clock),
-            StepSeed(recipe.seed),
-            LearningRate(recipe),
-            guard,
-            recorder,
-            *audits,
-            checkpointer,
-            StopOnSignal(checkpointer),
-            watchdog,
-        ],
+        callbacks=AllInOne(callbacks),
         run_name=recipe.run_name,
         dist_timeout=recipe.dist_timeout,
         parallelism_config=parallelism(),
@@ -242,8 +242,6 @@ def build_trainer(
         spin_dataloaders=False,  # the training data resumes by itself, and held-out data is the same every time
         seed=recipe.seed,
     )
-    straighten(trainer)
-    return trainer
 
 
 def open_dashboards(recipe: Recipe, run: RunDirectory) -> list[Dashboard]:

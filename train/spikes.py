@@ -103,9 +103,9 @@ class RecentLosses:
         usual_M = np.nan_to_num(usual_M, posinf=0.0, neginf=0.0)
         loss_sum_WM, tokens_WM = self._steps[:, 0], self._steps[:, 1]
         above_W = (loss_sum_WM - tokens_WM * usual_M).sum(axis=1) / tokens_WM.sum(axis=1)
-        middle = float(np.median(above_W))
+        middle = median(above_W)
         expected = float((tokens_M * usual_M).sum() / tokens_M.sum()) + middle
-        spread = SIGMA * float(np.median(np.abs(above_W - middle)))
+        spread = SIGMA * median(np.abs(above_W - middle))
         return expected, expected + self.threshold * max(spread, LEAST_SPREAD * abs(expected))
 
     def _furthest(self, loss_M: Columns, median_M: Columns, tokens_M: Columns) -> tuple[tuple[str, float, float], ...]:
@@ -132,9 +132,15 @@ def mean_losses(loss_sum_M: Columns, tokens_M: Columns) -> Columns:
     return np.divide(loss_sum_M, tokens_M, out=np.full(tokens_M.shape, math.nan), where=tokens_M > 0)
 
 
+def median(values_W: Columns) -> float:
+    """Of numbers. `np.median` looks at what it is given for ten times as long, in every step."""
+    in_order = np.sort(values_W)
+    return float(in_order[(len(in_order) - 1) // 2] + in_order[len(in_order) // 2]) / 2
+
+
 def medians(values_WM: Columns) -> Columns:
-    """[M] of the values that are numbers; NaN where none is. `np.nanmedian` takes ten times as long, in every step."""
+    """[M] of the values that are numbers; NaN where none is. `np.nanmedian`, too, takes ten times as long."""
     in_order_WM = np.sort(values_WM, axis=0)  # NaN come last
-    count_M = np.count_nonzero(~np.isnan(values_WM), axis=0)
-    middle_2M = np.stack([np.maximum(count_M - 1, 0) // 2, count_M // 2])
-    return np.take_along_axis(in_order_WM, middle_2M, axis=0).mean(axis=0)
+    count_M, each_M = np.count_nonzero(~np.isnan(values_WM), axis=0), np.arange(values_WM.shape[1])
+    below_M, above_M = in_order_WM[np.maximum(count_M - 1, 0) // 2, each_M], in_order_WM[count_M // 2, each_M]
+    return (below_M + above_M) / 2

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from train.clipping import square_sums
+from train.clipping import local, squares, whole_sums
 
 
 @torch.no_grad()
@@ -27,16 +27,19 @@ def update_norms(parts: Mapping[str, Sequence[nn.Parameter]], optimizer: Optimiz
     group = optimizer.param_groups[0]  # the groups differ in weight decay only
     step = float(optimizer.state[weights[0]]["step"])
     bias1, bias2 = (1 - beta**step for beta in group["betas"])
-    moved = directions([optimizer.state[weight] for weight in weights], group["eps"] * math.sqrt(bias2))
-    squares = square_sums([tensor] for tensor in chain(weights, moved))
-    each, columns = iter(squares), {}
+    eps = group["eps"] * math.sqrt(bias2)
+    moved = [square_of_direction(optimizer.state[weight], eps) for weight in weights]
+    each = iter(whole_sums([*squares([local(weight) for weight in weights]), *moved], [*weights, *weights]))
+    columns = {}
     for what, factor in (("weight", 1.0), ("update", group["lr"] / bias1 * math.sqrt(bias2))):
         for part, parameters in parts.items():
             columns[f"optimizer/{what}_norm/{part}"] = factor * math.sqrt(sum(islice(each, len(parameters))))
     return columns
 
 
-def directions(states: Sequence[Mapping[str, Tensor]], eps: float) -> Iterator[Tensor]:
-    """Each parameter's update but for a factor that all have in common."""
-    for state in states:
-        yield state["exp_avg"] / state["exp_avg_sq"].sqrt().add_(eps)
+def square_of_direction(state: Mapping[str, Tensor], eps: float) -> Tensor:
+    """The square of the L2 norm of a parameter's update, of its shard on this rank, but for a factor that all have in
+    common."""
+    direction = local(state["exp_avg_sq"]).sqrt().add_(eps)
+    torch.div(local(state["exp_avg"]), direction, out=direction)
+    return squares([direction])[0]

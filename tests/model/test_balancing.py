@@ -57,7 +57,7 @@ def _batch(seed: int, samples: int = 8) -> dict[str, torch.Tensor]:
 
 def _step(model: DbrxComposerModel, batch: dict[str, torch.Tensor], microbatches: int = 1) -> StepStatistics:
     """An optimizer step's gradients, as Composer accumulates them, and its statistics over all ranks."""
-    model.step_statistics.clear()
+    model.begin_step()
     model.zero_grad()
     size = len(batch["tokens"]) // microbatches
     for start in range(0, len(batch["tokens"]), size):

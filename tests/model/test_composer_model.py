@@ -137,7 +137,7 @@ def test_statistics_of_microbatches_add_up_and_clear():
         if name != "load_balancing_sum":  # a microbatch's own
             torch.testing.assert_close(getattr(parts.step_statistics, name), value, rtol=1e-5, atol=0)
     torch.testing.assert_close(whole.step_statistics.cross_entropy, parts.step_statistics.cross_entropy)
-    parts.step_statistics.clear()
+    parts.begin_step()
     assert all(value.count_nonzero() == 0 for value in vars(parts.step_statistics).values())
 
 

@@ -155,7 +155,7 @@ class Losses(Callback):
         self.rows: list[dict[str, float]] = []
 
     def batch_start(self, state: State, logger: Logger) -> None:
-        self.model.step_statistics.clear()
+        self.model.begin_step()
 
     def batch_end(self, state: State, logger: Logger) -> None:
         statistics = sum_over_ranks(self.model.step_statistics)

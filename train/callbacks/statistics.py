@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import torch
 from composer.utils import dist
@@ -14,7 +14,7 @@ def sum_over_ranks(statistics: StepStatistics) -> StepStatistics:
     """The whole step's statistics on the host, summed over all ranks in one message (fp64 is exact for counts up to
     2^53). What is made of them there waits for a GPU no more."""
     if dist.get_world_size() == 1 and statistics.samples_by_domain.is_cpu:
-        return replace(statistics)
+        return statistics
     names = [field.name for field in fields(statistics)]
     tensors = [getattr(statistics, name) for name in names]
     flat = torch.cat([tensor.double().reshape(-1) for tensor in tensors])

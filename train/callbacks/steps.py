@@ -35,7 +35,7 @@ class StepRecorder(Callback):
     """Writes a row for every step, for every evaluation, and for the routing over the steps up to it.
 
     Args:
-        model: what it counts during a step is cleared here, and its sum over the ranks handed back to it.
+        model: its count of each step begins here, and the sum over the ranks is handed back to it.
         guard: has that sum, and knows whether the step's update was made.
         clipping: knows the gradient norms of the step.
         clock: knows its seconds, by part.
@@ -85,7 +85,7 @@ class StepRecorder(Callback):
         self.delivered = self.plan.delivered(state.timestamp.sample.value)
 
     def batch_start(self, state: State, logger: Logger) -> None:
-        self.model.step_statistics.clear()
+        self.model.begin_step()
 
     def batch_end(self, state: State, logger: Logger) -> None:
         statistics = self.guard.statistics

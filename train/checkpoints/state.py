@@ -10,6 +10,7 @@ from typing import Any
 from composer import State
 from composer.core import Timestamp
 
+from train.callbacks.all_in_one import members_of
 from train.errors import RecipeError
 
 FILE = "state.json"
@@ -19,11 +20,12 @@ VERSION = 1
 def state_of(state: State) -> dict[str, Any]:
     """How far the trainer, the data and our callbacks are; the same on every rank."""
     samples = int(state.timestamp.sample_in_epoch.value)
+    members = members_of(state)
     return {
         "version": VERSION,
         "timestamp": {name: plain(value) for name, value in state.timestamp.state_dict().items()},
         "dataset": dataset_of(state).state_dict(samples, True),
-        "callbacks": {type(callback).__name__: kept for callback in state.callbacks if (kept := callback.state_dict())},
+        "callbacks": {type(callback).__name__: kept for callback in members if (kept := callback.state_dict())},
     }
 
 
@@ -31,7 +33,7 @@ def restore(state: State, content: dict[str, Any]) -> None:
     """Put a trainer where `state_of` found one."""
     state.timestamp = Timestamp(**{name: from_plain(name, value) for name, value in content["timestamp"].items()})
     state.load_state_dict({"dataset_state": {"train": content["dataset"], "eval": {}}}, logger=None)  # type: ignore[arg-type]
-    for callback in state.callbacks:
+    for callback in members_of(state):
         if kept := content["callbacks"].get(type(callback).__name__):
             callback.load_state_dict(kept)
 
