@@ -29,7 +29,8 @@ from train.wandb_log import logs_of, mend, newest_row
 ANSWER = 30.0  # seconds that W&B has to answer when a run begins
 LAST_LINKS = 15.0  # seconds to take the last artifacts when it ends
 GOODBYE = 60.0  # and then to send the last rows
-FLUSH = 2.0  # seconds that a row may wait here, and again in W&B's process before it is in its file
+HOLD = 5.0  # seconds that a row may wait here
+FLUSH = 2.0  # and then in W&B's process before it is in its file
 CARDS = ("data_card.md", "data_card.html")  # in a dataset's folder
 BARE = ("batch", "samples", "skipped")
 # What a metric comes to in W&B's table of runs, by group, as METRIC.min and so on; None: its last value, as METRIC.
@@ -90,7 +91,7 @@ class WandbRun(Dashboard):
     def write(self, row: Mapping[str, Any]) -> None:
         if row["batch"] >= self._first and (new := news(row, self._last)):
             self._held.append((row["batch"], {"tokens": row["tokens"], **new}))
-        if time.monotonic() - self._handed_over > FLUSH:
+        if time.monotonic() - self._handed_over > HOLD:
             self._hand_over()
 
     def write_picture(self, name: str, picture: Image, caption: str, row: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from data.errors import DataError
 from data.prepare import remote_files
 from data.prepare.delta import active_files
 from data.prepare.file_hashes import hash_files
+from data.prepare.folders import files_below
 from data.prepare.recipe import Domain, Source, SourceFormat, content
 from data.prepare.session import SPARK_ERRORS, sentence
 from data.prepare.stages import fingerprint_of
@@ -155,7 +156,7 @@ def _files(source: Source, key: str) -> list[Path]:
         return active_files(path, key)
     if path.is_dir():
         found = [
-            file for file in path.rglob("*") if not any(part.startswith(".") for part in file.relative_to(path).parts)
+            file for file in files_below(path) if not any(part.startswith(".") for part in file.relative_to(path).parts)
         ]
     elif path.exists():
         found = [path]

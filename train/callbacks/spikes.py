@@ -54,10 +54,12 @@ class SpikeGuard(Callback):
 
     Attributes:
         statistics: of the step in hand, summed over all ranks.
+        losses: of the step in hand, by name.
         skipped: whether the step in hand is made without its update.
     """
 
     statistics: StepStatistics
+    losses: dict[str, float]
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class SpikeGuard(Callback):
 
     def after_train_batch(self, state: State, logger: Logger) -> None:
         self.statistics = sum_over_ranks(self.model.step_statistics)
+        self.losses = {name: float(loss) for name, loss in self.model.step_losses(self.statistics).items()}
         samples = self.samples(state)
         self.skipped = any(rollback.passes_over(*samples) for rollback in self.checkpointer.history.rollbacks)
         if not self.skipped:
@@ -105,8 +108,7 @@ class SpikeGuard(Callback):
         """Find out whether the step stands out, and do what the recipe says."""
         losses = self.statistics.loss_sum_by_domain.numpy()
         tokens = self.statistics.tokens_by_domain.double().numpy()
-        total = float(self.model.step_losses(self.statistics)["total"])
-        spike = self.recent.judge(losses, tokens, total, self.clipping.norm)
+        spike = self.recent.judge(losses, tokens, self.losses["total"], self.clipping.norm)
         self.skipped = spike is not None and self.drops(spike, state)
         self.in_a_row = self.in_a_row + 1 if spike else 0
         if not self.skipped:

@@ -36,7 +36,7 @@ class StepRecorder(Callback):
 
     Args:
         model: its count of each step begins here, and the sum over the ranks is handed back to it.
-        guard: has that sum, and knows whether the step's update was made.
+        guard: has that sum and the losses in it, and knows whether the step's update was made.
         clipping: knows the gradient norms of the step.
         clock: knows its seconds, by part.
         dashboards: the run in W&B and the like; none on every rank but the first.
@@ -134,7 +134,7 @@ class StepRecorder(Callback):
     def losses(self, statistics: StepStatistics) -> dict[str, float | None]:
         by_domain = statistics.loss_sum_by_domain / statistics.tokens_by_domain
         return {
-            **{f"loss/{name}": float(loss) for name, loss in self.model.step_losses(statistics).items()},
+            **{f"loss/{name}": loss for name, loss in self.guard.losses.items()},
             **{
                 f"domain/loss/{name}": none_if_nan(loss)
                 for name, loss in zip(self.plan.domains, by_domain.tolist(), strict=True)

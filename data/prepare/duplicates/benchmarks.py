@@ -13,6 +13,7 @@ import numpy as np
 from data.errors import DataError
 from data.prepare.duplicates.choices import Benchmark, Decontaminate
 from data.prepare.duplicates.words import ngrams, parts
+from data.prepare.folders import files_below
 
 # Every Python worker holds 10 bytes of each: 160 MiB. All of MMLU's questions have about a million.
 MAX_NGRAMS = 1 << 24
@@ -84,7 +85,7 @@ def benchmark_files(benchmark: Benchmark, key: str) -> list[Path]:
         DataError: there is none.
     """
     path = Path(benchmark.path).expanduser()
-    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207
+    found = files_below(path) if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207
     files = sorted(file for file in found if file.is_file())
     if not files:
         raise DataError(f"{key}.path: there is no file {benchmark.path} (from {Path.cwd()}); correct the path")
