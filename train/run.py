@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
@@ -61,6 +60,7 @@ from train.initial_weights import weights_to_begin_with
 from train.layout import Layout
 from train.optim import build_optimizer
 from train.parallel import device_of_rank, parallelism, parameter_bytes, precision, shard
+from train.plan.places import Steps
 from train.plan.summary import summarise
 from train.reader import to_yaml
 from train.recipe import Recipe
@@ -97,19 +97,22 @@ def fit(
 ) -> None:
     """Train from a checkpoint of the run, or from the beginning, to the recipe's end."""
     contents = Contents(recipe.model, dataset_tokenizer(recipe.dataset, manifest))
-    steps = run.steps_done() + math.ceil((recipe.end - history.samples) / recipe.global_train_batch_size)
-    console = Console(recipe.interval_steps(recipe.log_interval), steps, plan.domains)
+    steps = Steps(run.steps_done(), history.samples, recipe.global_train_batch_size)
+    last_step = steps.until(recipe.end)
+    console = Console(recipe.interval_steps(recipe.log_interval), last_step, plan.domains)
     if dist.get_global_rank() == 0:
         if changes := run.changes(recipe):
             record(run, "recipe changed", step=run.steps_done(), changes=[str(change) for change in changes])
         record(run, START, step=run.steps_done(), ranks=dist.get_world_size())
         run.describe(
-            recipe, manifest, summarise(recipe, manifest, plan, dist.get_world_size(), say=patient(console.say))
+            recipe,
+            manifest,
+            summarise(recipe, manifest, plan, dist.get_world_size(), say=patient(console.say), steps=steps),
         )
     if checkpoint:
         console.say(f"going on from {checkpoint}, at step {steps_of(checkpoint):,}")
     console.say(
-        f"{run.path}: {steps:,} steps of {recipe.step_tokens:,} tokens, "
+        f"{run.path}: {last_step:,} steps of {recipe.step_tokens:,} tokens, "
         f"ranks: {dist.get_world_size()}, device: {build_device()}"
     )
     quieten()

@@ -20,6 +20,7 @@ from train.errors import NoDataset, RecipeError
 from train.history import continue_run
 from train.inputs import default_ranks, read_run
 from train.plan.page import write_page
+from train.plan.places import Steps
 from train.plan.summary import count_ahead, summarise, summarise_recipe
 from train.reader import RecipeSource, read_recipe
 from train.recipe import Recipe
@@ -58,14 +59,14 @@ def plan_command(
             recipe = read_recipe(Recipe, RecipeSource(path, tuple(overrides)))
             show_recipe(summarise_recipe(recipe, ranks or default_ranks(recipe), limit), screen())
         raise NoDataset(f"{missing}; or say in dataset.planned_tokens what it is to have") from None
-    plan = plan_of(recipe, manifest)
+    plan, steps = plan_of(recipe, manifest)
     say = patient(lambda line: print(f"plan: {line}", file=sys.stderr, flush=True))
     if samples is not None:
         start, stop = read_range(samples, recipe)
         count_ahead(plan, recipe, start, say)
         print_samples(plan, start, stop, as_json=as_json, say=silent if sys.stdout.isatty() else say)
         return 0
-    summary = summarise(recipe, manifest, plan, ranks or default_ranks(recipe), limit, say)
+    summary = summarise(recipe, manifest, plan, ranks or default_ranks(recipe), limit, say, steps)
     if html is not None:
         page = Path(html) if html else RunDirectory.of(recipe).path / "plan.html"
         write_page(page, recipe, plan, summary)
@@ -88,12 +89,13 @@ def read_memory(text: str) -> int:
         raise RecipeError(f"--memory: {error}") from None
 
 
-def plan_of(recipe: Recipe, manifest: Manifest) -> Plan:
+def plan_of(recipe: Recipe, manifest: Manifest) -> tuple[Plan, Steps]:
     """What `brickyard train` would follow: if the run has begun, what it has delivered counts."""
     run = RunDirectory.of(recipe)
     try:
         run.check_same_run(recipe, manifest)
-        return continue_run(run, recipe, manifest)[0]
+        plan, history = continue_run(run, recipe, manifest)
+        return plan, Steps(run.steps_done(), history.samples, recipe.global_train_batch_size)
     except RecipeError as refusal:
         print(f"plan: this is how a new run would go, which `brickyard train` would refuse: {refusal}", file=sys.stderr)
-        return build_plan(recipe, manifest)
+        return build_plan(recipe, manifest), Steps.of(recipe)

@@ -14,6 +14,7 @@ from data.words import byte_count, change, join_words, short
 from launch.plan.drawing import draw_mixture
 from train.memory.moments import PARTS
 from train.plan.memory import memory_notes, memory_warnings
+from train.plan.places import step_cell
 from train.plan.ranks import grid, in_words, listed
 from train.plan.summary import shown_spans
 
@@ -89,7 +90,7 @@ def repeats_table(domains: dict[str, Any]) -> Table:
             tokens = [short(place["tokens"]) for place in begin]
             if count > len(begin):
                 tokens.insert(-1, "...")
-            table.add_row(name, f"{count:,}", f"{begin[0]['step']:,}", ", ".join(tokens))
+            table.add_row(name, f"{count:,}", step_cell(begin[0]["step"]), ", ".join(tokens))
     return table
 
 

@@ -12,6 +12,7 @@ from data.manifest import folder_of
 from data.mixture.plan import Plan
 from train.curriculum.build import build_plan
 from train.inputs import read_run
+from train.plan.places import Steps
 from train.plan.shards import is_here
 from train.plan.summary import summarise
 
@@ -55,6 +56,15 @@ def test_totals_and_spans_are_the_samples_counted(write_run: WriteRun) -> None:
         (4000, 51, "cosine"),
         (6000, 76, "step"),
     ]
+
+
+def test_steps_of_a_run_whose_global_batch_has_changed() -> None:
+    """Ten steps of 8 samples, and from there on 12 a step."""
+    steps = Steps(10, 80, 12)
+    assert [steps.reading(sample) for sample in (79, 80, 91, 92)] == [None, 11, 11, 12]
+    assert [steps.until(end) for end in (80, 81, 92, 93)] == [10, 11, 11, 12]
+    same = Steps(10, 80, 8)
+    assert [same.reading(sample) for sample in (0, 79, 80)] == [1, 10, 11] and same.until(88) == 11
 
 
 def test_every_repeat_is_where_the_plan_begins_an_epoch(write_run: WriteRun) -> None:

@@ -373,4 +373,7 @@ def test_a_run_may_change_its_future_but_not_its_past(uninterrupted: Path, works
     assert history["samples"] == 96
     assert [followed["start"] for followed in history["followed"]] == [0, 32]
     assert history["followed"][0]["fingerprint"] != history["followed"][1]["fingerprint"]
+    plan = json.loads((run / "plan.json").read_text())
+    assert plan["steps"] == 20  # 4 of 8 samples and 16 of 4
+    assert [(anchor["sample"], anchor["step"]) for anchor in plan["anchors"]] == [(0, None), (32, 5), (33, 5)]
     assert any("global_train_batch_size was 8 and is now 4" in change for change in history["followed"][1]["changes"])

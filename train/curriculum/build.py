@@ -10,10 +10,11 @@ from fractions import Fraction
 from data.manifest import Manifest
 from data.mixture.plan import Plan
 from data.mixture.schedule import WEIGHT_UNIT, Schedule
-from data.words import join_words, plural, short
+from data.words import join_words, plural
 from train.curriculum.limits import NothingLeft, reallocate, used_up
 from train.curriculum.spans import read_spans, whole_samples
 from train.errors import CurriculumError
+from train.plan.places import Steps, moment
 from train.recipe import Recipe
 
 
@@ -94,20 +95,20 @@ def used_up_error(recipe: Recipe, manifest: Manifest, domain: str, sample: int, 
     """The domain has its limit at `sample`, and `asked` (in samples / WEIGHT_UNIT) is more than that."""
     most = recipe.curriculum.most_epochs([domain])[domain]
     more = math.ceil(Fraction(asked, WEIGHT_UNIT)) - whole_samples(manifest, domain, most)
-    epochs = asked / WEIGHT_UNIT / whole_samples(manifest, domain, 1)
+    epochs, when = asked / WEIGHT_UNIT / whole_samples(manifest, domain, 1), moment(recipe, Steps.of(recipe), sample)
     return CurriculumError(
         limit_key(recipe, domain),
-        f"{domain} is used up {moment(recipe, sample)}: the curriculum asks for {epochs:.4g} epochs of it, where "
+        f"{domain} is used up {when}: the curriculum asks for {epochs:.4g} epochs of it, where "
         f"{most:g} are allowed ({plural(more, 'sample')} too many); ask for less of it, allow more, or set "
         "curriculum.when_used_up=reallocate",
     )
 
 
 def nothing_left_error(recipe: Recipe, gone: Sequence[str], sample: int) -> CurriculumError:
-    are = "are" if len(gone) > 1 else "is"
+    are, when = "are" if len(gone) > 1 else "is", moment(recipe, Steps.of(recipe), sample)
     return CurriculumError(
         "curriculum.max_epochs",
-        f"{join_words(sorted(gone))} {are} used up, and {moment(recipe, sample)} no other domain has a weight that "
+        f"{join_words(sorted(gone))} {are} used up, and {when} no other domain has a weight that "
         "could grow in its place; ask for less of it, allow more, or give another domain a weight",
     )
 
@@ -115,8 +116,3 @@ def nothing_left_error(recipe: Recipe, gone: Sequence[str], sample: int) -> Curr
 def limit_key(recipe: Recipe, domain: str) -> str:
     key = "curriculum.max_epochs"
     return f"{key}.{domain}" if isinstance(recipe.curriculum.max_epochs, dict) else key
-
-
-def moment(recipe: Recipe, sample: int) -> str:
-    step = sample // recipe.global_train_batch_size + 1
-    return f"in step {step:,} of {recipe.steps:,} ({short(sample * recipe.max_seq_len)} tokens into the run)"

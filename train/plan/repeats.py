@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from data.mixture.plan import Plan
-from train.plan.places import place_of
+from train.plan.places import Steps, place_of
 from train.recipe import Recipe
 
 LISTED = 3  # of many repeats the first few are listed, and the last
 
 
-def repeats(plan: Plan, recipe: Recipe, domain: int, samples: int) -> dict[str, Any]:
+def repeats(plan: Plan, recipe: Recipe, steps: Steps, domain: int, samples: int) -> dict[str, Any]:
     """How often a domain (its number) begins anew in the run, in which it gives `samples` samples, and where."""
     epochs = plan.orders[domain].epochs
     count = int(epochs.locate(np.array(max(0, samples - 1)))[0])
@@ -22,7 +22,7 @@ def repeats(plan: Plan, recipe: Recipe, domain: int, samples: int) -> dict[str, 
     return {
         "count": count,
         "begin": [
-            {"epoch": epoch, **place_of(recipe, sample_of_draw(plan, domain, epochs.begin(epoch), recipe.end))}
+            {"epoch": epoch, **place_of(recipe, steps, sample_of_draw(plan, domain, epochs.begin(epoch), recipe.end))}
             for epoch in listed
         ],
     }

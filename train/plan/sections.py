@@ -14,6 +14,7 @@ from train.cache import size_in_words
 from train.memory.moments import PARTS
 from train.plan import figures
 from train.plan.memory import memory_notes
+from train.plan.places import step_cell
 from train.plan.ranks import grid, in_words, listed
 from train.plan.summary import shown_spans
 from train.reader import to_yaml
@@ -102,8 +103,8 @@ def repeats(summary: Summary) -> Section:
     rows = []
     for name, found in again.items():
         for place in found["begin"]:
-            cells = [f"{place['epoch'] + 1:,} of {found['count'] + 1:,}", f"{place['tokens']:,}", f"{place['step']:,}"]
-            rows.append((swatch(summary, name), cells))
+            cells = [f"{place['epoch'] + 1:,} of {found['count'] + 1:,}", f"{place['tokens']:,}"]
+            rows.append((swatch(summary, name), [*cells, step_cell(place["step"])]))
     often = [f"{name} {times(found['count'])}" for name, found in again.items()]
     answer = f"Read to the end and begun anew, in another order: {join_words(often)}."
     columns = ["domain", "epoch", "begins at token", "in step"]

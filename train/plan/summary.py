@@ -17,7 +17,7 @@ from model.flops import count_parameters
 from train.curriculum.build import Exhaustion, exhaustions
 from train.learning_rate import Schedule
 from train.plan.memory import memory_warnings, predicted_memory
-from train.plan.places import place_of
+from train.plan.places import Steps, place_of
 from train.plan.ranks import arrangement
 from train.plan.repeats import repeats
 from train.plan.shards import shards_to_read
@@ -28,26 +28,35 @@ STRETCHES = 50  # that the samples are counted in, so that something can be said
 
 
 def summarise(
-    recipe: Recipe, manifest: Manifest, plan: Plan, ranks: int, memory: int | None = None, say: Say = silent
+    recipe: Recipe,
+    manifest: Manifest,
+    plan: Plan,
+    ranks: int,
+    memory: int | None = None,
+    say: Say = silent,
+    steps: Steps | None = None,
 ) -> dict[str, Any]:
     """What a run of this recipe will read (totals, domains, spans, repeats, shards), and what each of its ranks does.
 
     Args:
         memory: bytes of the device of a rank, if they are known.
         say: hears how far it is.
+        steps: of a run that goes on; None for one that begins.
     """
+    steps = steps or Steps.of(recipe)
     used_up = exhaustions(recipe, manifest)
     count_ahead(plan, recipe, recipe.end, say)
     delivered = plan.delivered(recipe.end).tolist()
-    domains = domain_totals(plan, recipe, delivered, say)
+    domains = domain_totals(plan, recipe, steps, delivered, say)
     shards = shards_to_read(recipe, manifest, plan, delivered)
     of_recipe = summarise_recipe(recipe, ranks, memory)
     return {
         **of_recipe,
+        "steps": steps.until(recipe.end),
         "dataset": manifest.fingerprint,
         "plan": plan.fingerprint,
         "anchors": [
-            {**place_of(recipe, at), "ramp": ramp, "weights": by_domain(plan, plan.weights(at))}
+            {**place_of(recipe, steps, at), "ramp": ramp, "weights": by_domain(plan, plan.weights(at))}
             for at, ramp in anchors(recipe)
         ],
         "domains": domains,
@@ -56,12 +65,13 @@ def summarise(
             span_totals(plan, recipe, first, last) for first, last in itertools.pairwise(edges(recipe, plan, used_up))
         ],
         "used_up": [
-            {"domain": gone.domain, "max_epochs": gone.max_epochs, **place_of(recipe, gone.sample)} for gone in used_up
+            {"domain": gone.domain, "max_epochs": gone.max_epochs, **place_of(recipe, steps, gone.sample)}
+            for gone in used_up
         ],
         "shards": shards,
         "warnings": [
             *planned_warnings(recipe, manifest),
-            *warnings(recipe, used_up),
+            *warnings(recipe, steps, used_up),
             *cache_warnings(recipe, domains, shards),
             *memory_warnings(of_recipe["memory"]),
         ],
@@ -114,7 +124,7 @@ def by_domain(plan: Plan, values: Sequence[float] | np.ndarray) -> dict[str, flo
     return dict(zip(plan.domains, map(float, values), strict=True))
 
 
-def domain_totals(plan: Plan, recipe: Recipe, delivered: Sequence[int], say: Say) -> dict[str, Any]:
+def domain_totals(plan: Plan, recipe: Recipe, steps: Steps, delivered: Sequence[int], say: Say) -> dict[str, Any]:
     """What each domain gives in the whole run, of which it gives `delivered` [domains] samples."""
     totals = {}
     for number, (order, count) in enumerate(zip(plan.orders, delivered, strict=True)):
@@ -124,7 +134,7 @@ def domain_totals(plan: Plan, recipe: Recipe, delivered: Sequence[int], say: Say
             "tokens": count * recipe.max_seq_len,
             "share": count / sum(delivered),
             "epochs": epochs_of(order, count),
-            "repeats": repeats(plan, recipe, number, count),
+            "repeats": repeats(plan, recipe, steps, number, count),
         }
         say(f"repeats of {number + 1} of {len(delivered)} domains found")
     return totals

@@ -7,12 +7,13 @@ from typing import Any
 
 from data.manifest import Manifest
 from data.words import byte_count, join_words, short
-from train.curriculum.build import Exhaustion, moment
+from train.curriculum.build import Exhaustion
+from train.plan.places import Steps, moment
 from train.planned_dataset import PLANNED, SHARD_BYTES
 from train.recipe import Recipe
 
 
-def warnings(recipe: Recipe, used_up: Sequence[Exhaustion]) -> Iterator[str]:
+def warnings(recipe: Recipe, steps: Steps, used_up: Sequence[Exhaustion]) -> Iterator[str]:
     """A sentence for each domain that is used up, for each anchor that the run never reaches, and for a router that has
     nothing to learn from."""
     ffn = recipe.model.ffn_config
@@ -23,8 +24,8 @@ def warnings(recipe: Recipe, used_up: Sequence[Exhaustion]) -> Iterator[str]:
         )
     for gone in used_up:
         yield (
-            f"the domain {gone.domain} is used up {moment(recipe, gone.sample)}, after {gone.max_epochs:g} epochs; "
-            "the other domains take its share"
+            f"the domain {gone.domain} is used up {moment(recipe, steps, gone.sample)}, "
+            f"after {gone.max_epochs:g} epochs; the other domains take its share"
         )
     for anchor in recipe.curriculum.anchors:
         beyond = recipe.samples(anchor.at) - recipe.end
