@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import tarfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -84,8 +85,9 @@ def kill_one_at_work(seconds=120):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for process in psutil.Process().children(recursive=True):
-            if process.name() == "java" and EXECUTOR in " ".join(process.cmdline()) and process.children():
-                return process.kill()
+            with suppress(psutil.NoSuchProcess):  # processes come and go
+                if process.name() == "java" and EXECUTOR in " ".join(process.cmdline()) and process.children():
+                    return process.kill()
         time.sleep(0.1)
     pytest.fail("no executor is at work")
 
