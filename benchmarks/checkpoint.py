@@ -34,7 +34,7 @@ from model.config import ModelConfig
 from model.ffn_config import FFNConfig
 from model.flops import count_parameters
 from model.initialise import initialise, materialise
-from train.checkpoints.checkpointer import Saving, Tensors
+from train.checkpoints.saving import CopyTensors, Saving
 from train.checkpoints.tensors import HostCopy, tensors_of
 from train.checkpoints.writing import Snapshot, write_checkpoint
 from train.optim import build_optimizer
@@ -113,7 +113,7 @@ def save_beside(
     group = dist.new_group(backend="gloo")
     ended: list[float] = []
 
-    def save(copied: Tensors) -> None:
+    def save(copied: CopyTensors) -> None:
         write_checkpoint(folder / "checkpoints", Snapshot(number, tensors, copied, lambda checkpoint: None), group)
         ended.append(time.perf_counter())
 
@@ -124,7 +124,7 @@ def save_beside(
     steps.append(seconds_of(lambda: step(lambda: stalls.append(seconds_of(saving.wait_for_copy)))))
     while not ended:
         steps.append(seconds_of(lambda: step(lambda: None)))
-    assert saving.wait(lambda: None) is None
+    assert saving.wait_together(None) is None
     shutil.rmtree(folder / "checkpoints")
     return sum(stalls), ended[0] - began
 
