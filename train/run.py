@@ -60,7 +60,7 @@ from train.initial_weights import weights_to_begin_with
 from train.layout import Layout
 from train.optim import build_optimizer
 from train.parallel import device_of_rank, parallelism, parameter_bytes, precision, shard
-from train.plan.places import Steps
+from train.places import Steps
 from train.plan.summary import summarise
 from train.reader import to_yaml
 from train.recipe import Recipe
@@ -97,7 +97,7 @@ def fit(
 ) -> None:
     """Train from a checkpoint of the run, or from the beginning, to the recipe's end."""
     contents = Contents(recipe.model, dataset_tokenizer(recipe.dataset, manifest))
-    steps = Steps(run.steps_done(), history.samples, recipe.global_train_batch_size)
+    steps = Steps.of(recipe, run.steps_done(), history.samples)
     last_step = steps.until(recipe.end)
     console = Console(recipe.interval_steps(recipe.log_interval), last_step, plan.domains)
     if dist.get_global_rank() == 0:

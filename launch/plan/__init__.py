@@ -19,8 +19,8 @@ from train.curriculum.build import build_plan
 from train.errors import NoDataset, RecipeError
 from train.history import continue_run
 from train.inputs import default_ranks, read_run
+from train.places import Steps
 from train.plan.page import write_page
-from train.plan.places import Steps
 from train.plan.summary import count_ahead, summarise, summarise_recipe
 from train.reader import RecipeSource, read_recipe
 from train.recipe import Recipe
@@ -95,7 +95,7 @@ def plan_of(recipe: Recipe, manifest: Manifest) -> tuple[Plan, Steps]:
     try:
         run.check_same_run(recipe, manifest)
         plan, history = continue_run(run, recipe, manifest)
-        return plan, Steps(run.steps_done(), history.samples, recipe.global_train_batch_size)
+        return plan, Steps.of(recipe, run.steps_done(), history.samples)
     except RecipeError as refusal:
         print(f"plan: this is how a new run would go, which `brickyard train` would refuse: {refusal}", file=sys.stderr)
         return build_plan(recipe, manifest), Steps.of(recipe)

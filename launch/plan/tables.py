@@ -13,8 +13,8 @@ from data.mixture.plan import Plan
 from data.words import byte_count, change, join_words, short
 from launch.plan.drawing import draw_mixture
 from train.memory.moments import PARTS
+from train.places import step_cell
 from train.plan.memory import memory_notes, memory_warnings
-from train.plan.places import step_cell
 from train.plan.ranks import grid, in_words, listed
 from train.plan.summary import shown_spans
 

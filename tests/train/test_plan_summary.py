@@ -12,7 +12,7 @@ from data.manifest import folder_of
 from data.mixture.plan import Plan
 from train.curriculum.build import build_plan
 from train.inputs import read_run
-from train.plan.places import Steps
+from train.places import Steps
 from train.plan.shards import is_here
 from train.plan.summary import summarise
 

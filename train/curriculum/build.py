@@ -14,7 +14,7 @@ from data.words import join_words, plural
 from train.curriculum.limits import NothingLeft, reallocate, used_up
 from train.curriculum.spans import read_spans, whole_samples
 from train.errors import CurriculumError
-from train.plan.places import Steps, moment
+from train.places import Steps, moment
 from train.recipe import Recipe
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.mixture.plan import Plan
-from train.plan.places import Steps, place_of
+from train.places import Steps, place_of
 from train.recipe import Recipe
 
 LISTED = 3  # of many repeats the first few are listed, and the last

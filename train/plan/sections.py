@@ -12,9 +12,9 @@ from data.page.tables import table
 from data.words import byte_count, change, join_words, plural, short
 from train.cache import size_in_words
 from train.memory.moments import PARTS
+from train.places import step_cell
 from train.plan import figures
 from train.plan.memory import memory_notes
-from train.plan.places import step_cell
 from train.plan.ranks import grid, in_words, listed
 from train.plan.summary import shown_spans
 from train.reader import to_yaml

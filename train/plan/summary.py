@@ -16,8 +16,8 @@ from data.words import short
 from model.flops import count_parameters
 from train.curriculum.build import Exhaustion, exhaustions
 from train.learning_rate import Schedule
+from train.places import Steps, place_of
 from train.plan.memory import memory_warnings, predicted_memory
-from train.plan.places import Steps, place_of
 from train.plan.ranks import arrangement
 from train.plan.repeats import repeats
 from train.plan.shards import shards_to_read

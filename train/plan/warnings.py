@@ -8,7 +8,7 @@ from typing import Any
 from data.manifest import Manifest
 from data.words import byte_count, join_words, short
 from train.curriculum.build import Exhaustion
-from train.plan.places import Steps, moment
+from train.places import Steps, moment
 from train.planned_dataset import PLANNED, SHARD_BYTES
 from train.recipe import Recipe
 

@@ -23,9 +23,9 @@ class Steps:
     batch: int
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Steps:
-        """Of a run that begins."""
-        return cls(0, 0, recipe.global_train_batch_size)
+    def of(cls, recipe: Recipe, done: int = 0, samples: int = 0) -> Steps:
+        """Of a run that begins, or goes on, under this recipe."""
+        return cls(done, samples, recipe.global_train_batch_size)
 
     def reading(self, sample: int) -> int | None:
         """The step (from 1) that reads a sample; None in a past whose global batch was another, and is not known."""
