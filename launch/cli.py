@@ -12,6 +12,7 @@ from pathlib import Path
 from data.errors import DataError
 from launch.arguments import add_command, at_least_one, port, probability, temperature
 from launch.places import add_launch
+from launch.say import show
 from model.errors import ModelError
 from train.errors import Diverged, RecipeError, RunFailed, Stopped, Terminated
 
@@ -44,32 +45,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         code = options.run(options) or 0
-        sys.stdout.flush()  # here, where a closed pipe is no fault
-        return code
     except (RecipeError, DataError, ModelError) as error:
         say_once(options.command, error)  # every rank finds the same mistake
-        return MISTAKE
+        code = MISTAKE
     except Diverged as diverged:
         say_once(options.command, diverged)
-        return FAILED
+        code = FAILED
     except RunFailed as failure:
-        print(f"brickyard {options.command}: {failure}", file=sys.stderr)
-        return FAILED
+        show(f"brickyard {options.command}: {failure}\n", sys.stderr)
+        code = FAILED
     except Stopped as stopped:
         say_once(options.command, stopped)
-        return stopped.exit_code
+        code = stopped.exit_code
     except KeyboardInterrupt as interrupt:
         say_once(options.command, "interrupted")
-        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+        code = TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     except BrokenPipeError:  # `brickyard plan ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        code = 0
+    show("")  # what is not written yet, while a closed pipe is no fault
+    return code
 
 
 def say_once(command: str, sentence: object) -> None:
     """By rank 0 for all; but what launches ranks speaks for its machine, whose dataset, disk or GPUs are its own."""
     if command == "launch" or os.environ.get("RANK", "0") == "0":
-        print(f"brickyard {command}: {sentence}", file=sys.stderr)
+        show(f"brickyard {command}: {sentence}\n", sys.stderr)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

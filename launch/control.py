@@ -15,13 +15,14 @@ from typing import Any
 import yaml
 
 from data.words import duration, short
+from launch.stopping import HEEDED_WITHIN
 from train.checkpoints.names import newest_checkpoint
 from train.errors import RecipeError
 from train.history import read_history
 from train.run_directory import RunDirectory
 
-HEEDED_WITHIN = 60.0  # seconds in which a launcher sees that its run is to stop
 LOOK = 0.2  # seconds between looks
+FORGOTTEN = "Invalid job id"  # what squeue says of a job that was over long ago
 LAST = 2**22  # bytes at the end of metrics.jsonl that hold its last row
 
 
@@ -49,14 +50,32 @@ class Launched:
         return cls(f"JobSet {job}", ask, ["kubectl", "delete", "jobset", job, *where, "--wait=false"])
 
     def state(self) -> str:
-        """What the cluster says; empty where it does not know it any more, or its command is not here."""
-        if shutil.which(self.ask[0]) is None:
-            return ""
-        return subprocess.run(self.ask, capture_output=True, text=True).stdout.strip()
+        """What the cluster says; empty where it does not know it any more.
+
+        Raises:
+            RecipeError: it can't be asked.
+        """
+        tool = self.ask[0]
+        if shutil.which(tool) is None:
+            raise RecipeError(f"{self.what} can't be asked for: {tool} is not here")
+        done = subprocess.run(self.ask, capture_output=True, text=True)
+        if done.returncode and FORGOTTEN not in done.stderr:
+            raise RecipeError(f"{self.what} can't be asked for: {tool}: {' '.join(done.stderr.split())}")
+        return done.stdout.strip()
 
     def goes_on(self) -> bool:
-        """Whether the cluster has anything to end: a JobSet stays there when it is over."""
-        return bool(state := self.state()) and '"terminalState"' not in state
+        """Whether the cluster has anything to end: a JobSet stays there when it is over.
+
+        Raises:
+            RecipeError: it can't be asked, and must be: a JobSet makes pods anew that end by themselves. A SLURM job
+                ends with its ranks.
+        """
+        try:
+            return bool(state := self.state()) and '"terminalState"' not in state
+        except RecipeError:
+            if self.ask[0] == "kubectl":
+                raise
+            return False
 
 
 def find_run(name: str, root: Path) -> RunDirectory:
@@ -74,7 +93,7 @@ def find_run(name: str, root: Path) -> RunDirectory:
 def status_command(name: str, root: Path) -> int:
     run = find_run(name, root)
     if launched := Launched.of(run):
-        print(f"{launched.what}: {launched.state() or 'is not known to the cluster any more'}")
+        print(asked(launched))
     if row := last_row(run):
         ago = duration(max(0.0, time.time() - run.metrics.stat().st_mtime))
         loss = "" if row.get("loss/cross_entropy") is None else f", loss {row['loss/cross_entropy']:.3f}"
@@ -85,6 +104,13 @@ def status_command(name: str, root: Path) -> int:
     checkpoint = newest_checkpoint(run.checkpoints)
     print(f"newest checkpoint: {checkpoint or 'none'}")
     return 0
+
+
+def asked(launched: Launched) -> str:
+    try:
+        return f"{launched.what}: {launched.state() or 'is not known to the cluster any more'}"
+    except RecipeError as unknown:
+        return str(unknown)
 
 
 def state_of(run: RunDirectory) -> str:
@@ -142,12 +168,19 @@ def stop_command(name: str, root: Path) -> int:
         return 0
     if is_finished(run):
         raise RecipeError(f"{run.path}: {state_of(run)}; there is nothing to stop")
-    run.stop.touch()
-    deadline = time.monotonic() + HEEDED_WITHIN
-    while run.stop.exists():
-        if time.monotonic() > deadline:
-            run.stop.unlink(missing_ok=True)
-            raise RecipeError(f"{run.path}: no launcher has heeded it in {HEEDED_WITHIN:.0f} s; is the run going?")
-        time.sleep(LOOK)
+    ask_its_launcher(run)
     print(f"stop: {run.path}: every rank saves after the step in hand, and ends")
     return 0
+
+
+def ask_its_launcher(run: RunDirectory) -> None:
+    """Raises RecipeError where there is none."""
+    try:
+        run.stop.touch()
+        deadline = time.monotonic() + HEEDED_WITHIN
+        while run.stop.exists():
+            if time.monotonic() > deadline:
+                raise RecipeError(f"{run.path}: no launcher has heeded it in {HEEDED_WITHIN:.0f} s; is the run going?")
+            time.sleep(LOOK)
+    finally:
+        run.stop.unlink(missing_ok=True)

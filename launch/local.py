@@ -10,16 +10,17 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
 
 from launch.checks import disk_problems, gpu_problems
 from launch.node import Node, gpus_or_one, tell
 from launch.parent import die_with
 from launch.restarts import Restarts
-from launch.say import say
+from launch.say import say, show
+from launch.stopping import forget_old_wish, told_to_stop
 from train.checkpoints.remote import fetch_run
 from train.errors import RecipeError, Terminated
 from train.inputs import read_run
@@ -33,6 +34,7 @@ STOP_LOOK = 2.0  # and at whether the run is to stop
 TAIL = 15  # lines of a failed rank's log that are shown
 RESTART_WAIT = 10  # seconds before the first restart
 MISTAKE, OURS = 2, 1
+STOPPED = (130, 143)  # exit codes of ranks that have saved at a signal
 
 
 @dataclass
@@ -90,7 +92,7 @@ def launch_local(
     import train.run  # noqa: F401  # for the ranks, which are forked from here
 
     run.logs.mkdir(exist_ok=True)
-    run.stop.unlink(missing_ok=True)  # which was meant for another launch
+    forget_old_wish(run.stop)
     allowed = Restarts(run, restarts, RESTART_WAIT)
     while (code := attempt(path, overrides, run, node, count)) == OURS and restarts:
         if (end := allowed.after_failure()) is not None:
@@ -169,7 +171,8 @@ class Watch:
                     time.sleep(LOOK)
                     self.look()
                     if self.ranks[0].number == 0:
-                        show(said)
+                        with suppress(OSError):  # of storage that may come back
+                            show(said.read().decode(errors="replace"))
                         self.heed_stop()
             finally:
                 for number, handler in before.items():
@@ -177,11 +180,12 @@ class Watch:
         return self.exit_code()
 
     def look(self) -> None:
-        """Notice ranks that have ended; once one has failed, the others get GRACE to end by themselves."""
+        """Notice ranks that have ended; once one has failed, the others get GRACE to end by themselves. One that has
+        stopped has not failed: rank 0 may be busy for a while yet, with the last words to W&B."""
         for rank in self.ranks:
             if rank.code is None:
                 rank.look()
-        if self.deadline is None and any(rank.code for rank in self.ranks):
+        if self.deadline is None and any(rank.code not in (None, 0, *STOPPED) for rank in self.ranks):
             self.deadline = time.monotonic() + GRACE
         if self.deadline is not None and time.monotonic() > self.deadline:
             self.end_others()
@@ -197,8 +201,7 @@ class Watch:
         """`brickyard launch stop` is a SIGTERM that comes by way of the run's folder."""
         if time.monotonic() > self.next_look:
             self.next_look = time.monotonic() + STOP_LOOK
-            if self.stop.exists():
-                self.stop.unlink(missing_ok=True)
+            if told_to_stop(self.stop):
                 self.hand_on(signal.SIGTERM, None)
 
     def hand_on(self, number: int, frame: FrameType | None) -> None:
@@ -234,14 +237,8 @@ class Watch:
         how = f"exit code {rank.code}" if rank.code > 0 else signal.Signals(-rank.code).name
         say(f"rank {rank.number} ended with {how}; the last lines of {rank.log}:")
         for line in rank.log.read_bytes()[rank.begin :].decode(errors="replace").splitlines()[-TAIL:]:
-            print(f"  {line}", file=sys.stderr)
+            show(f"  {line}\n", sys.stderr)
         if self.killed:
             names = ", ".join(str(other.number) for other in self.killed)
             say(f"killed {GRACE:.0f} s later, with their stacks in their logs: ranks {names}")
         say("the same command goes on from the newest checkpoint")
-
-
-def show(said: BinaryIO) -> None:
-    """Pass on what a rank has said since the last time."""
-    sys.stdout.write(said.read().decode(errors="replace"))
-    sys.stdout.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from launch.say import say
+from launch.stopping import told_to_stop
 from train.callbacks.metrics_file import iterate_rows
 from train.events import SAVED, START
 from train.run_directory import RunDirectory
@@ -47,17 +48,16 @@ class Restarts:
             return FAILED
         wait = min(self.wait * 2 ** (self.failures - 1), LONGEST_WAIT)
         say(f"restart {self.failures} of {self.limit} in {wait} s, from step {self.steps:,}")
-        if self.told_to_stop(wait):
+        if self.told_to_stop_within(wait):
             say("stopped before the restart; the same command goes on from the newest checkpoint")
             return STOPPED
         return None
 
-    def told_to_stop(self, within: float) -> bool:
+    def told_to_stop_within(self, within: float) -> bool:
         """By `brickyard launch stop`, while nothing runs."""
         deadline = time.monotonic() + within
-        while not self.run.stop.exists():
+        while not told_to_stop(self.run.stop):
             if time.monotonic() > deadline:
                 return False
             time.sleep(min(1.0, within))
-        self.run.stop.unlink(missing_ok=True)
         return True

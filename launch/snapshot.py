@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,15 @@ class Snapshot:
             self.recipe.write_text(to_yaml(recipe))
         except OSError as error:
             raise RecipeError(f"{self.path} can't be written: {error.strerror or error}") from None
+
+    @contextmanager
+    def dropped_at_failure(self) -> Iterator[None]:
+        """What is refused was not launched; an earlier launch may go on, and stays the newest."""
+        try:
+            yield
+        except BaseException:
+            self.drop()
+            raise
 
     def drop(self) -> None:
         """Remove it, and what would be empty without it: nothing was launched."""

@@ -35,9 +35,10 @@ def launch_kubernetes(path: Path, overrides: Sequence[str], source: RecipeSource
         return 0
     check_here("kubectl", "it is and knows the cluster")
     snapshot.take(recipe)
-    give(["kubectl", "apply", "--filename", "-"], text, snapshot.path / "job.yaml")
     name = jobset["metadata"]["name"]
-    write_whole(snapshot.path / "job", name)
+    with snapshot.dropped_at_failure():
+        give(["kubectl", "apply", "--filename", "-"], text, snapshot.path / "job.yaml")
+        write_whole(snapshot.path / "job", name)
     print(f"launch: JobSet {name}, run {run.path}, log: {run.path.resolve() / 'logs' / 'rank0.log'}")
     return 0
 

@@ -36,7 +36,8 @@ def launch_slurm(path: Path, overrides: Sequence[str], source: RecipeSource, dry
     snapshot.take(recipe)
     logs.mkdir(exist_ok=True)
     file = snapshot.path / "job.sh"
-    job = give(["sbatch", "--parsable", str(file)], script, file).partition(";")[0]
-    write_whole(snapshot.path / "job", job)
+    with snapshot.dropped_at_failure():
+        job = give(["sbatch", "--parsable", str(file)], script, file).partition(";")[0]
+        write_whole(snapshot.path / "job", job)
     print(f"launch: job {job}, run {run.path}, log: {logs / f'slurm-{job}.log'}")
     return 0

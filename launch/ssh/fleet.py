@@ -95,6 +95,7 @@ class Fleet:
         self.beat = lost_after / 6
         self.ready_within = READY_WITHIN + save_within
         self.signals: list[int] = []  # that were handed on
+        self.stopped = False  # by what hosts have heard themselves, such as `brickyard launch stop`
 
     def check(self, orders: Sequence[Order], within: float) -> None:
         """Run commands that find out whether hosts are fit, and say why not on the last lines.
@@ -124,6 +125,7 @@ class Fleet:
                 self._begin(round_, orders)
                 with self._handing_on(round_):
                     round_.follow(round_.over)
+                self.stopped = round_.stopped
                 return [LOST if each.code is None else each.code for each in round_.connections]
             finally:
                 round_.close()
@@ -164,6 +166,8 @@ class Round:
         self.show = show  # all that hosts say on the console, not only what comes from the far end itself
         self.handed: list[int] = []  # signals to be handed on
         self.ending: list[tuple[float, int | None]] | None = None  # when, and which; None: wait no longer
+        self.pressed = False  # hosts have been told to end since
+        self.stopped = False  # one had stopped before
         self.connections = [Connection(host, command, self.lines) for host, command in commands.items()]
         # A thread, as a terminal that takes no more lines would hold up everything else.
         threading.Thread(target=self._beat, args=(beat,), daemon=True).start()
@@ -180,7 +184,10 @@ class Round:
         return all(each.code is not None for each in self.connections)
 
     def over(self) -> bool:
-        """As `ended`; and once a host has failed, the others are made to end."""
+        """As `ended`; and once a host has failed, the others are made to end. They may fail because one was stopped
+        while they waited for its ranks."""
+        if not self.pressed:
+            self.stopped = any(each.code in STOPPED for each in self.connections)
         if self.ending is None and any(each.code not in (None, 0, *STOPPED) for each in self.connections):
             first = time.monotonic() + GRACE
             self.ending = [
@@ -189,7 +196,7 @@ class Round:
                 (first + AGAIN + GIVEN_UP, None),
             ]
         while self.ending and time.monotonic() > self.ending[0][0]:
-            number = self.ending.pop(0)[1]
+            number, self.pressed = self.ending.pop(0)[1], True
             if number is None:
                 return True
             self.handed.append(number)

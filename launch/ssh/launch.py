@@ -19,10 +19,12 @@ from launch.ssh.cluster import SshCluster
 from launch.ssh.commands import Job, check, connect, dry_run, order, script, train
 from launch.ssh.fleet import LOST, STOPPED, Fleet, Unready
 from launch.ssh.host import Order
+from launch.stopping import forget_old_wish, told_to_stop
 from train.errors import RecipeError, Terminated
 from train.reader import RecipeSource
 from train.run_directory import RunDirectory
 
+TERMINATED = 143  # exit code: saved at SIGTERM, or as if at one
 CHECK_WITHIN = 400.0  # seconds; launch/meeting.py takes 280 at the most
 
 
@@ -44,7 +46,7 @@ def launch_ssh(path: Path, overrides: Sequence[str], source: RecipeSource, dry: 
     check_here("ssh", "OpenSSH's client is")
     signal.signal(signal.SIGTERM, Terminated.on_signal)
     with alone(run):
-        run.stop.unlink(missing_ok=True)  # which was meant for another launch
+        forget_old_wish(run.stop)
         snapshot.take(recipe)
         return Launch(cluster, job, run).until_done()
 
@@ -66,11 +68,11 @@ class Launch:
 
         Raises RecipeError if hosts are not fit to begin.
         """
-        try:
-            self.check()
-        except BaseException as reason:
-            self.job.snapshot.drop()
-            raise RecipeError(str(reason)) if isinstance(reason, Unready) else reason from None
+        with self.job.snapshot.dropped_at_failure():
+            try:
+                self.check()
+            except Unready as reason:
+                raise RecipeError(str(reason)) from None
         restarts = Restarts(self.run, self.cluster.restarts, self.cluster.restart_wait)
         while (code := self.attempt(again=restarts.failures > 0)) is None:
             if (end := restarts.after_failure()) is not None:
@@ -82,6 +84,9 @@ class Launch:
         try:
             if again:
                 self.check()
+            if told_to_stop(self.run.stop):
+                say("stopped before training; the same command goes on from the newest checkpoint")
+                return TERMINATED
             codes = self.fleet.run(self.orders(train))
         except Unready as reason:
             say(str(reason))
@@ -90,8 +95,8 @@ class Launch:
             return 128 + self.fleet.signals[0] if any(codes) else 0
         if MISTAKE in codes:
             return MISTAKE
-        if all(code in (0, *STOPPED) for code in codes):
-            return max(codes)
+        if self.fleet.stopped or not any(codes):
+            return max(code for code in codes if code in (0, *STOPPED))
         ends = ("is lost" if code == LOST else f"ended with {code}" for code in codes)
         ended = ", ".join(map(" ".join, zip(self.hosts, ends, strict=True)))
         say(f"{ended}; {self.fleet.log} has all that hosts have said")

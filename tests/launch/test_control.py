@@ -106,6 +106,20 @@ def test_stop_says_when_nobody_heeds_it(run, capfd, monkeypatch):
     assert not (run / "stop").exists()
 
 
+def test_a_cluster_that_can_not_be_asked_is_said(slurm, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(launch_control, "HEEDED_WITHIN", 0.1)
+    squeue = tmp_path / "bin" / "squeue"
+    for said, expected in (
+        ("Unable to contact slurm controller", "can't be asked for: squeue: slurm_load_jobs error: Unable to contact"),
+        ("Invalid job id specified", "SLURM job 17: is not known to the cluster any more"),
+    ):
+        squeue.write_text(f"#!/bin/sh\necho 'slurm_load_jobs error: {said}' >&2; exit 1\n")
+        assert main(["launch", "status", "demo"]) == 0
+        assert expected in capfd.readouterr().out
+        assert main(["launch", "stop", "demo"]) == 2
+        assert "no launcher has heeded it" in capfd.readouterr().err  # whose ranks a SLURM job ends with
+
+
 @pytest.mark.parametrize("command", ["status", "logs", "stop"])
 def test_a_run_that_is_not_there_is_said(run, capfd, command):
     assert main(["launch", command, "dmeo"]) == 2
@@ -128,6 +142,9 @@ def test_a_jobset_that_is_over_is_nothing_to_stop(run, tmp_path, monkeypatch, ca
         assert main(["launch", "stop", "demo"]) == code
     said = capfd.readouterr()
     assert "no launcher has heeded it" in said.err and "JobSet demo-0001: every rank saves" in said.out
+    kubectl.write_text("#!/bin/sh\necho 'error: Unauthorized' >&2; exit 1\n")
+    assert main(["launch", "stop", "demo"]) == 2  # pods that ended by themselves would be made anew
+    assert "JobSet demo-0001 can't be asked for: kubectl: error: Unauthorized" in capfd.readouterr().err
 
 
 def test_a_mistake_of_another_machine_is_said_there(monkeypatch, capfd):

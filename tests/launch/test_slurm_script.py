@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from launch.cli import main
+from launch.slurm.cluster import seconds
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "slurm_job.sh"
@@ -57,8 +58,11 @@ def test_what_is_submitted_is_what_the_dry_run_prints(launch, tmp_path, capfd, m
     assert "run_name: a run" in (folder / "recipe.yaml").read_text()
     kept = [file.read_text() for file in folder.rglob("*") if file.is_file() and "code" not in file.parts]
     assert not any("not-to-be-seen" in text for text in [printed, *kept])
+    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2; exit 1\n")
+    assert launch() == 2
+    assert "invalid partition" in capfd.readouterr().err
     assert launch(CLUSTER, "--dry-run") == 0
-    assert "launches/0002" in capfd.readouterr().out
+    assert "launches/0002" in capfd.readouterr().out  # what was refused is gone: `status` and `stop` mean job 17
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,7 @@ def test_what_is_submitted_is_what_the_dry_run_prints(launch, tmp_path, capfd, m
         ("nodes: 4", "nodes: 3", "number of ranks (24), found 32"),
         ("ranks_per_node: 8", "ranks_per_node: 9", "ranks_per_node: expected at most gpus_per_node (8), found 9"),
         ('"1-00:00:00"', "24:00:00", 'time: expected hours or days in quotes, such as "24:00:00"'),
+        ('"1-00:00:00"', '"5:00"', "time: expected more than save_before (300 s)"),
         ("NCCL_DEBUG", "WANDB_API_KEY", "environment.WANDB_API_KEY: may be a secret"),
         ("[--exclusive]", "[-x]", "options[0]: expected an option of sbatch"),
         ("partition", "partitions", "partitions: no such key; did you mean partition?"),
@@ -101,3 +106,11 @@ def test_a_node_is_one_of_several(write_run, capfd, monkeypatch, options, said):
     recipe = write_run({"web": [1000]}, [{"at": "0tok", "weights": {"web": 1}}])
     assert main(["launch", "local", *options, "-n", "1", str(recipe)]) == 2
     assert said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [("30:00", 1800), ("0:05:00", 300), ("24:00:00", 86400), ("2-00:00:00", 172800), ("1-1", 90000), ("1-1:30", 91800)],
+)
+def test_a_time_limit_is_as_many_seconds_as_slurm_reads(time, expected):
+    assert seconds(time) == expected

@@ -154,4 +154,13 @@ def test_when_a_host_fails_the_others_are_made_to_end(tmp_path, monkeypatch):
         waiting=["sh", "-c", f"{BEGIN}; while read number; do [ $number = 15 ] && exit 143; done"],
         deaf=["sh", "-c", f"echo {READY}; exec sleep 600"],
     )
-    assert fleet.run([ORDER] * 3) == [1, 143, LOST]
+    assert fleet.run([ORDER] * 3) == [1, 143, LOST] and not fleet.stopped
+
+
+def test_a_host_that_was_stopped_is_no_failure_of_those_that_waited_for_it(tmp_path):
+    fleet = fleet_of(
+        tmp_path,
+        stopped=["sh", "-c", f"{BEGIN}; exit 143"],
+        left=["sh", "-c", f"{BEGIN}; exit 1"],
+    )
+    assert fleet.run([ORDER] * 2) == [143, 1] and fleet.stopped

@@ -28,12 +28,13 @@ def launch(launch_on, tmp_path, monkeypatch):
                 codes, steps[0] = left.pop(0)
                 if isinstance(codes, Exception):
                     raise codes
+                self.stopped = 143 in codes or 130 in codes
                 return codes
 
         steps = [0]
         monkeypatch.setattr(ssh, "Fleet", Fleet)
         monkeypatch.setattr(ssh.RunDirectory, "steps_done", lambda self: steps[0])
-        monkeypatch.setattr(ssh.Restarts, "told_to_stop", lambda self, wait: waits.append(wait))
+        monkeypatch.setattr(ssh.Restarts, "told_to_stop_within", lambda self, wait: waits.append(wait))
         return launch_on("ssh", CLUSTER), waits
 
     return run
@@ -59,10 +60,25 @@ def test_so_does_a_rollback(launch):
 
 @pytest.mark.parametrize(
     ("codes", "signals", "expected"),
-    [([2, 1], [], 2), ([143, 143], [], 143), ([130, 130], [2], 130), ([0, 0], [15], 0), ([1, 255], [15], 143)],
+    [
+        ([2, 1], [], 2),
+        ([143, 143], [], 143),
+        ([130, 130], [2], 130),
+        ([143, 1], [], 143),
+        ([0, 0], [15], 0),
+        ([1, 255], [15], 143),
+    ],
 )
 def test_a_mistake_and_what_was_asked_for_are_not(launch, codes, signals, expected):
     assert launch((codes, 0), signals=signals) == (expected, [])
+
+
+def test_stop_is_heeded_while_hosts_are_checked(launch, tmp_path, monkeypatch, capfd):
+    """And not taken for one that an earlier launcher did not heed."""
+    stop = tmp_path / "runs" / "a run" / "stop"
+    monkeypatch.setattr(ssh.Launch, "check", lambda self: stop.touch())
+    assert launch(([0, 0], 0)) == (143, [])
+    assert not stop.exists() and "stopped before training" in capfd.readouterr().err
 
 
 def test_only_one_launches_a_run(launch, tmp_path, capfd):
