@@ -2,10 +2,13 @@
 
 import gc
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+# Before torch is imported. Tests' tensors are small: a second thread gains little on a quiet machine, and on a busy one
+# the two wait for each other, ten times as long. And forks can't wait for threads that have stayed with the parent.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import yaml
@@ -17,15 +20,6 @@ from data.prepare.recipe import SparkChoice
 from data.prepare.session import spark_session
 
 WriteRun = Callable[..., Path]
-
-
-def use_one_thread() -> None:
-    """In a forked child: OpenMP's threads stayed with the parent, and torch would wait for them for ever."""
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(1)
-
-
-os.register_at_fork(after_in_child=use_one_thread)
 
 
 def pytest_collection_finish() -> None:
