@@ -164,10 +164,9 @@ class WithoutUpdates:
         self.steps = steps
 
     def __call__(self) -> None:
-        from torch.optim import AdamW
-
         from model.composer_model import DbrxComposerModel
         from train.callbacks.randomness import StepSeed
+        from train.optim import ShardedAdamW
 
         begin, here = StepSeed.batch_start, [0]
 
@@ -176,14 +175,14 @@ class WithoutUpdates:
             begin(callback, state, logger)
 
         StepSeed.batch_start = begin_and_note  # type: ignore[method-assign]
-        update, finish_step = AdamW.step, DbrxComposerModel.finish_step
+        update, finish_step = ShardedAdamW.step, DbrxComposerModel.finish_step
 
-        def maybe_update(optimizer: AdamW, closure: Callable[[], float]) -> Any:
+        def maybe_update(optimizer: ShardedAdamW, closure: Callable[[], float]) -> Any:
             return closure() if here[0] in self.steps else update(optimizer, closure)  # Composer's goes backward
 
         def maybe_finish(model: DbrxComposerModel, statistics: Any) -> None:
             if here[0] not in self.steps:
                 finish_step(model, statistics)
 
-        AdamW.step = maybe_update  # type: ignore[method-assign]
+        ShardedAdamW.step = maybe_update  # type: ignore[method-assign]
         DbrxComposerModel.finish_step = maybe_finish  # type: ignore[method-assign]
