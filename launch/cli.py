@@ -14,7 +14,7 @@ from launch.arguments import add_command, at_least_one, port, probability, tempe
 from launch.places import add_launch
 from launch.say import show
 from model.errors import ModelError
-from train.errors import Diverged, RecipeError, RunFailed, Stopped, Terminated
+from train.errors import Diverged, RecipeError, RunFailed, Stopped, Terminated, no_room
 
 FAILED, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 CHECKPOINT = "the folder of a run, such as runs/demo (its newest checkpoint), or of a checkpoint"
@@ -62,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     except BrokenPipeError:  # `brickyard plan ... | head`
         code = 0
+    except OSError as error:
+        if (full := no_room(error)) is None:
+            raise
+        say_once(options.command, full)
+        code = MISTAKE
     show("")  # what is not written yet, while a closed pipe is no fault
     return code
 

@@ -120,3 +120,10 @@ def evaluate_every(interval: int) -> Callable[[State, Event], bool]:
 
 def build_device() -> str:
     return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def forbid_tf32(recipe: Recipe) -> None:
+    """Composer's trainer lets a GPU round what goes into fp32 products to TF32. Where the recipe says bf16, those that
+    stay in fp32 are those that must not be rounded: the router's."""
+    if recipe.precision != "fp32":
+        torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,7 +1,10 @@
 """The ways in which a run ends early without a fault of ours."""
 
+import errno
 from types import FrameType
 from typing import NoReturn
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RecipeError(Exception):
@@ -43,3 +46,11 @@ class Terminated(KeyboardInterrupt):
     @classmethod
     def on_signal(cls, number: int, frame: FrameType | None) -> NoReturn:
         raise cls
+
+
+def no_room(error: OSError) -> RecipeError | None:
+    """What its user can do, if a disk is full, or a quota or a file's size has come to its end."""
+    if error.errno not in NO_ROOM:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return RecipeError(f"{where}{error.strerror}; make room, and the same command goes on where it was saved")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from model.config import ExpertsImplementation
+from model.config import ExpertsImplementation, ModelConfig
 from train.recipe import Recipe
 from train.schema import Problem
 
@@ -82,18 +82,26 @@ def batch_problems(recipe: Recipe, ranks: int) -> Iterator[Problem]:
         found = f"a rank's share is {share} samples ({batch} over {ranks} ranks)"
         expected = f"expected a divisor of a rank's share, found {micro}, where {found}"
         yield "device_train_microbatch_size", f"{expected}{divisors_near(share, micro)}"
-    elif recipe.model.experts is ExpertsImplementation.megablocks:
-        yield from slot_problems(recipe, micro or share)
+    elif may_take_megablocks(recipe.model):
+        yield from slot_problems(recipe, "device_train_microbatch_size", micro or share)
+        if recipe.device_eval_batch_size is not None:
+            yield from slot_problems(recipe, "device_eval_batch_size", recipe.device_eval_batch_size)
 
 
-def slot_problems(recipe: Recipe, micro: int) -> Iterator[Problem]:
+def may_take_megablocks(model: ModelConfig) -> bool:
+    """On a GPU, where they are the experts that are chosen by themselves."""
+    chosen = ExpertsImplementation.auto, ExpertsImplementation.megablocks
+    return model.experts in chosen and model.fits_megablocks
+
+
+def slot_problems(recipe: Recipe, key: str, micro: int) -> Iterator[Problem]:
     """MegaBlocks' kernels count the elements of a microbatch's token-expert pairs in 32 bits."""
     width = recipe.max_seq_len * recipe.model.ffn_config.moe_top_k * recipe.model.d_model
     if micro * width >= SLOT_ELEMENTS:
         most = (SLOT_ELEMENTS - 1) // width
         expected = f"expected at most {most}" if most else "expected a shorter max_seq_len"
         limit = "max_seq_len x moe_top_k x d_model elements of each sample's token-expert pairs must stay below 2^31"
-        yield "device_train_microbatch_size", f"{expected} with megablocks experts, found {micro}: {limit} in all"
+        yield key, f"{expected} with megablocks experts, found {micro}: {limit} in all"
 
 
 def rank_problems(recipe: Recipe, ranks: int) -> Iterator[Problem]:

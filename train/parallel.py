@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 from typing import NamedTuple, cast
 
 import torch
@@ -13,6 +14,7 @@ from composer.distributed.fsdp2_utils import generate_composer_model_policy
 from composer.distributed.prepare_distributed import parallelize_model
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -40,18 +42,28 @@ class Meshes(NamedTuple):
     ep: DeviceMesh
 
 
-def build_meshes(layout: Layout) -> Meshes:
-    """The meshes of the world, which has as many ranks as the layout. A collective."""
+def build_meshes(layout: Layout, dist_timeout: float | None = None) -> Meshes:
+    """The meshes of the world, which has as many ranks as the layout. A collective.
+
+    Their groups wait for `dist_timeout` seconds; not told, as long as their backend does, whatever the world was told.
+    """
     names = ("replicate", "efsdp", "ep")
     mesh = init_device_mesh(device_of_rank().type, (layout.replicate, layout.efsdp, layout.ep), mesh_dim_names=names)
     shard = mesh["efsdp", "ep"]._flatten("shard")
+    if dist_timeout is not None:
+        for group in (*mesh.get_all_groups(), shard.get_group()):
+            distributed_c10d._set_pg_timeout(timedelta(seconds=dist_timeout), group)
     if layout.replicate == 1:
         return Meshes(shard, mesh["efsdp"], mesh["ep"])
     return Meshes(mesh["replicate", "shard"], mesh["replicate", "efsdp"], mesh["ep"])
 
 
 def shard(
-    model: DbrxComposerModel, precision: Precision, config: ParallelConfig | None = None, layout: Layout | None = None
+    model: DbrxComposerModel,
+    precision: Precision,
+    config: ParallelConfig | None = None,
+    layout: Layout | None = None,
+    dist_timeout: float | None = None,
 ) -> None:
     """Spread a model that is on the meta device over all ranks, on one rank too: there is one path.
 
@@ -62,7 +74,7 @@ def shard(
     the same dropout and jitter. Its routing comes from the first time only, so that nothing is counted twice.
     """
     config = config or ParallelConfig()
-    meshes = build_meshes(layout or Layout(1, dist.get_world_size(), 1))
+    meshes = build_meshes(layout or Layout(1, dist.get_world_size(), 1), dist_timeout)
     if config.compile:
         compile_dense_parts(model)
     shard_apart(model, precision, config, meshes)

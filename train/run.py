@@ -29,6 +29,7 @@ from train.build import (
     build_model,
     build_train_data,
     evaluate_every,
+    forbid_tf32,
 )
 from train.callbacks.all_in_one import AllInOne
 from train.callbacks.audit import AuditRecorder
@@ -155,7 +156,7 @@ def build_trainer(
 ) -> Trainer:
     """Composer's trainer with everything that the recipe asks for; `checkpoint` says what it will be loaded from."""
     model = build_model(recipe, manifest, plan)
-    shard(model, precision(recipe), recipe.parallel, Layout.of(recipe, dist.get_world_size()))
+    shard(model, precision(recipe), recipe.parallel, Layout.of(recipe, dist.get_world_size()), recipe.dist_timeout)
     count = count_parameters(recipe.model)
     console.say(
         f"model: {short(count.total)} parameters, {short(count.active)} of them active in a token, "
@@ -226,7 +227,7 @@ def build_trainer(
         StopOnSignal(checkpointer),
         watchdog,
     ]
-    return Trainer(
+    trainer = Trainer(
         model=model,
         train_dataloader=build_train_data(recipe, plan),
         eval_dataloader=build_evaluators(recipe, manifest, plan),
@@ -245,6 +246,8 @@ def build_trainer(
         spin_dataloaders=False,  # the training data resumes by itself, and held-out data is the same every time
         seed=recipe.seed,
     )
+    forbid_tf32(recipe)
+    return trainer
 
 
 def open_dashboards(recipe: Recipe, run: RunDirectory) -> list[Dashboard]:

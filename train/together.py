@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,10 @@ from torch.distributed import Store, distributed_c10d
 
 from data.errors import DataError
 from model.errors import ModelError
-from train.errors import Diverged, RecipeError, RunFailed, Stopped
+from train.errors import Diverged, RecipeError, RunFailed, Stopped, no_room
 
 KEY = "brickyard/failure"
 MISTAKES = (RecipeError, DataError, ModelError)
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What gloo, NCCL and the store say when a rank has gone, and when one does not answer.
 GONE = re.compile(r"onnection (was )?(closed|reset)|roken pipe|ailed to (recv|send)|remote process exited|rank is gone")
 SILENT = re.compile(r"[Tt]imed out|[Tt]imeout")
@@ -45,6 +44,9 @@ def together() -> Iterator[None]:
             raise told() or RunFailed(missed(error)) from None
         reason = in_a_sentence(error)
         tell(reason)
+        if isinstance(reason, MISTAKES) and dist.get_global_rank():
+            # rank 0 says it for all, but may be waiting where it never hears of it: NCCL does not raise
+            print(reason, file=sys.stderr, flush=True)
         if reason is error:
             raise
         raise reason from None
@@ -67,9 +69,8 @@ def in_a_sentence(error: Exception) -> Exception:
     for cause in causes(error):
         if isinstance(cause, MISTAKES):
             return cause
-        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
-            where = f"{cause.filename}: " if cause.filename else ""
-            return RecipeError(f"{where}{cause.strerror}; make room, and the same command goes on where it was saved")
+        if isinstance(cause, OSError) and (full := no_room(cause)):
+            return full
         if isinstance(cause, RuntimeError) and (match := WORKER.search(str(cause))):
             return RunFailed(
                 f"a dataloader worker {match['how'].strip()} (was there too little memory?); the same command goes on "

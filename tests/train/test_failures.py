@@ -1,5 +1,6 @@
 """What comes from outside ends every rank, with one sentence, and costs nothing that was saved (docs/failures.md)."""
 
+import errno
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import psutil
 import pytest
 from wandb_server import WandbServer
 
+from data.errors import DataError
 from train.wandb_log import logs_of, newest_row
 from train.wish import TOGETHER
 
@@ -182,7 +184,9 @@ def test_a_shard_that_goes_ends_the_run_and_costs_nothing(workshop: SimpleNamesp
     log = workshop.root / "frail.log"
     codes = brickyard(command(workshop, "frail", *options), log, ranks=2)
     assert codes == [2, 2]
-    assert log.read_text().count("it is not what was written (its hash differs); restore it, or prepare anew") == 1
+    said = log.read_text()
+    assert "it is not what was written (its hash differs); restore it, or prepare anew" in said
+    assert said.count("brickyard train: ") == 1
     assert "Traceback" not in log.read_text()
 
 
@@ -207,6 +211,43 @@ def test_a_full_disk_is_said_and_costs_nothing(workshop: SimpleNamespace) -> Non
     assert f"train: {run}/metrics.jsonl: No space left on device; make room, and the same" in log.read_text()
     assert brickyard(command(workshop, "no-room", "max_duration=8ba"), log) == [0]
     assert [row["batch"] for row in step_rows(run)] == [*range(1, 9)]
+
+
+def no_room_at_the_start() -> None:
+    import train.run_directory
+
+    def write(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    train.run_directory.write_whole = write
+
+
+def test_so_is_one_that_is_full_when_a_run_begins(workshop: SimpleNamespace) -> None:
+    log = workshop.root / "no-room-yet.log"
+    assert brickyard(command(workshop, "no-room-yet"), log, before=no_room_at_the_start) == [2]
+    assert "No space left on device; make room" in log.read_text() and "Traceback" not in log.read_text()
+
+
+def deaf_rank_0() -> None:
+    """As one whose collective waits for a rank that is gone, under NCCL."""
+    import train.run
+
+    def fit(*arguments: Any) -> None:
+        with train.run.together():
+            if os.environ["RANK"] == "1":
+                raise DataError("dataset: a shard that only this rank reads is gone")
+            time.sleep(600)
+
+    train.run.fit = fit
+
+
+def test_a_mistake_is_said_where_rank_0_never_hears_of_it(workshop: SimpleNamespace) -> None:
+    log = workshop.root / "unheard.log"
+    started = start(command(workshop, "unheard", "max_duration=4ba"), log, ranks=2, before=deaf_rank_0)
+    started[1].join(120)
+    started[0].kill()
+    assert finish(started)[1] == 2
+    assert "dataset: a shard that only this rank reads is gone\n" in log.read_text()
 
 
 def wandb_at(port: int, answer: float = 1.0) -> None:

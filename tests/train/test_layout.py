@@ -132,7 +132,13 @@ def test_too_many_token_expert_pairs_for_megablocks() -> None:
     large = replace(RECIPE, model=model, max_seq_len=2**15, device_train_microbatch_size=2)
     [(key, sentence)] = rank_problems(large, 1)
     assert key == "device_train_microbatch_size" and "at most 1 with megablocks" in sentence
-    assert not [*rank_problems(replace(large, device_train_microbatch_size=1), 1)]
+    small = replace(large, device_train_microbatch_size=1)
+    assert not [*rank_problems(small, 1)]
+    [(key, _)] = rank_problems(replace(small, device_eval_batch_size=2), 1)
+    assert key == "device_eval_batch_size"
+    by_itself = replace(large, model=replace(model, experts=ExpertsImplementation.auto))
+    assert [key for key, _ in rank_problems(by_itself, 1)] == ["device_train_microbatch_size"]
+    assert not [*rank_problems(replace(large, model=replace(model, experts=ExpertsImplementation.torch)), 1)]
 
 
 def test_what_a_machine_without_a_gpu_or_a_compiler_can_not_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ from model.ffn_config import FFNConfig
 from model.flops import count_parameters
 from model.initialise import initialise, materialise
 from model.router import load_balancing_loss
-from train.parallel import parameter_bytes, shard
+from train.layout import Layout
+from train.parallel import build_meshes, parameter_bytes, shard
 
 CONFIG = ModelConfig(
     d_model=512,
@@ -113,6 +114,20 @@ def test_what_a_rank_of_512_holds_of_132b_is_known_without_memory(tmp_path: Path
     assert units == 81  # the blocks, their routers, and what lies around them
     routers = 40 * 6144 * (1 - 16 / 512)  # 16 rows over 512 ranks: the first 16 have a whole one, the others none
     assert held == 4 * (131_596_523_520 / 512 + routers)
+
+
+def _timeouts(rank: int, ranks: int, folder: Path) -> None:
+    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=dist.FileStore(str(folder / "store"), ranks))
+    meshes = build_meshes(Layout(2, 1, 2), dist_timeout=33)
+    groups = {group for mesh in meshes for group in mesh.get_all_groups()}
+    found = {group._get_backend(torch.device("cpu")).options._timeout.total_seconds() for group in groups}
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_every_group_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
+    mp.start_processes(_timeouts, args=(4, tmp_path), nprocs=4, start_method="fork")
+    assert torch.load(tmp_path / "0.pt") == {33}
 
 
 def _bf16(rank: int, ranks: int, folder: Path) -> None:
