@@ -14,7 +14,8 @@ N = TypeVar("N", int, float)
 OVERRIDES = """\
 Any key of the recipe can be set after it:
   {command} {recipe} {example}
-Exit codes: 0 done, 2 your mistake (one sentence on stderr says what and where), 1 ours.
+Exit codes: 0 done, 2 your mistake (one sentence on stderr says what and where), 1 ours, or a run stopped at its loss,
+130 and 143 stopped by Ctrl-C and SIGTERM.
 """
 
 
@@ -41,6 +42,10 @@ def at_least_one(text: str) -> int:
 
 def at_least_none(text: str) -> int:
     return number(int, text, lambda value: value >= 0, "a whole number of at least 0")
+
+
+def seed(text: str) -> int:
+    return number(int, text, lambda value: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1")
 
 
 def port(text: str) -> int:

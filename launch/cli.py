@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import DataError
-from launch.arguments import add_command, at_least_one, port, probability, temperature
+from launch.arguments import add_command, at_least_one, port, probability, seed, temperature
 from launch.places import add_launch
 from launch.say import show
 from model.errors import ModelError
@@ -251,7 +251,7 @@ def add_generate(commands: argparse._SubParsersAction) -> None:
     generate.add_argument(
         "--top-p", type=probability, default=1.0, metavar="P", help="of the tokens to choose from (default: all)"
     )
-    generate.add_argument("--seed", type=int, default=0, help="of the choice (default: %(default)s)")
+    generate.add_argument("--seed", type=seed, default=0, help="of the choice (default: %(default)s)")
     generate.set_defaults(run=run_generate)
 
 

@@ -119,7 +119,7 @@ def state_of(run: RunDirectory) -> str:
         return "a process is training it"
     if is_finished(run):
         return f"finished: {run.steps_done():,} steps are done"
-    return "no process that is seen from here is training it; what has launched it goes on with it"
+    return "no process that is seen from here is training it; the same command goes on with it"
 
 
 def is_finished(run: RunDirectory) -> bool:

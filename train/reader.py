@@ -30,14 +30,17 @@ class RecipeSource:
             raise RecipeError(f"{self.where(key)}: {sentence}")
 
     def where(self, key: str) -> str:
-        """`file:line: key`, or the override that set the key."""
+        """`file:line: key`, or the override that set the key, or one above it, or below it if the file lacks it."""
+        if not key:
+            return str(self.path)
+        wrong, (line, there) = parts_of_key(key), find(self.path, key)
         for override in reversed(self.overrides):
-            name = override.partition("=")[0].strip()
-            if key == name:
+            name = parts_of_key(override.partition("=")[0].strip())
+            if name == wrong:
                 return f"override {override}"
-            if key.startswith((name + ".", name + "[")):
+            if wrong[: len(name)] == name or (name[: len(wrong)] == wrong and not there):
                 return f"override {override}: {key}"
-        return f"{self.path}:{line_of(self.path, key)}: {key}" if key else str(self.path)
+        return f"{self.path}:{line}: {key}"
 
 
 def read_recipe(schema: type[T], source: RecipeSource) -> T:
@@ -71,6 +74,8 @@ def load_yaml(path: Path) -> DictConfig:
         raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or first_line(error)}") from None
+    except OmegaConfBaseException as error:  # YAML that says more than recipes can
+        raise RecipeError(f"{path}: cannot be read: {first_line(error)}") from None
     if not isinstance(config, DictConfig) or not config:
         raise RecipeError(f"{path}: expected `key: value` lines at the top of the recipe")
     return config
@@ -110,11 +115,15 @@ def first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def line_of(path: Path, key: str) -> int:
-    """The line on which the key stands, or its nearest parent that the file has."""
+def parts_of_key(key: str) -> list[str]:
+    return key.replace("[", ".").replace("]", "").split(".")
+
+
+def find(path: Path, key: str) -> tuple[int, bool]:
+    """The line on which the key stands, or its nearest parent that the file has; and whether it is the key's own."""
     node: Any = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
     line = 1
-    for part in key.replace("[", ".").replace("]", "").split("."):
+    for part in parts_of_key(key):
         if isinstance(node, yaml.MappingNode):
             found = next((pair for pair in node.value if pair[0].value == part), None)
         elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
@@ -122,9 +131,9 @@ def line_of(path: Path, key: str) -> int:
         else:
             found = None
         if found is None:
-            break
+            return line, False
         line, node = found[0].start_mark.line + 1, found[1]
-    return line
+    return line, True
 
 
 def to_yaml(recipe: Any) -> str:

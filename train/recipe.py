@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,6 +21,9 @@ from train.checkpoints.retention import Retention
 from train.curriculum.config import CurriculumConfig, domain_problems
 from train.schema import Problem, has_key, nearest
 from train.times import readable_time, time_problems
+
+LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255, and names are made of it
+MOST_SAMPLES = 2**40  # of a run
 
 
 @dataclass
@@ -248,8 +252,9 @@ class Recipe:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def problems(self) -> Iterator[Problem]:
-        if not self.run_name or self.run_name.startswith(".") or "/" in self.run_name:
-            yield "run_name", f"expected a plain folder name, found {self.run_name!r}"
+        if not is_plain_name(self.run_name):
+            expected = f"expected a plain folder name of at most {LONGEST_NAME} bytes"
+            yield "run_name", f"{expected}, found {self.run_name!r}"
         for name in ("global_train_batch_size", "max_seq_len"):
             if getattr(self, name) < 1:
                 yield name, f"expected 1 or more, found {getattr(self, name)}"
@@ -263,6 +268,7 @@ class Recipe:
             if not has_key(Recipe, key):
                 yield f"resume.allow[{index}]", f"expected a key of the recipe, found {key!r}"
         yield from self._time_problems()
+        yield from self._size_problems()
         yield from self._keep_every_problems()
         yield from self._schedule_problems()
         yield from self._batch_problems()
@@ -284,6 +290,11 @@ class Recipe:
         yield from time_problems("max_duration", self.max_duration, positive=True, dur=False)
         for name in ("save_interval", "eval_interval", "log_interval"):
             yield from time_problems(name, getattr(self, name), positive=True, dur=True)
+
+    def _size_problems(self) -> Iterator[Problem]:
+        if self.global_train_batch_size >= 1 and self._countable(self.max_duration) and self.end > MOST_SAMPLES:
+            most = f"expected at most {MOST_SAMPLES:,} samples of {self.max_seq_len:,} tokens in whole steps"
+            yield "max_duration", f"{most}, found {self.max_duration} in steps of {self.global_train_batch_size:,}"
 
     def _keep_every_problems(self) -> Iterator[Problem]:
         times = (self.checkpoints.keep_every or "1ba", self.save_interval, self.max_duration)
@@ -369,6 +380,11 @@ class Recipe:
         if time.unit == "dur":
             return time.value * self._exact_samples(self.max_duration)
         return time.to_samples(max_seq_len=self.max_seq_len, batch_size=self.global_train_batch_size)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether it can be that of a folder, and be read in a line."""
+    return name.isprintable() and "/" not in name and 0 < len(os.fsencode(name)) <= LONGEST_NAME and name[0] != "."
 
 
 def dataset_problems(recipe: Recipe, manifest: Manifest) -> Iterator[Problem]:

@@ -99,6 +99,8 @@ def dict_problems(item_hint: Any, value: Any, path: str) -> Iterator[Problem]:
         yield path, f"expected names and values, found {show(value)}"
         return
     for key, item in value.items():
+        if not isinstance(key, str):
+            yield join(path, key), f"expected a name in quotes, found {show(key)}"
         yield from shape_problems(item_hint, item, join(path, key))
 
 

@@ -14,7 +14,7 @@ def time_problems(key: str, text: str, *, positive: bool = False, dur: bool = Tr
     try:
         time: TrainingTime = parse_time(text)
     except ValueError as error:
-        yield key, str(error)
+        yield key, str(error) if dur else f"expected a time such as {INTERVAL_UNITS}, found {text}"
         return
     if positive and time.value <= 0:
         yield key, f"expected more than nothing, found {text}"

@@ -15,6 +15,7 @@ from train.inputs import read_run
 BAD_VALUES = [
     # unknown keys
     ("sede=3", "sede", "did you mean seed?"),
+    ("modle.d_model=1", "override modle.d_model=1: modle", "did you mean model?"),
     ("model.d_modle=64", "model.d_modle", "did you mean d_model?"),
     ("model.ffn_config.moe_topk=2", "model.ffn_config.moe_topk", "did you mean moe_top_k?"),
     ("optimizer.learning_rate=1", "optimizer.learning_rate", "no such key"),
@@ -38,6 +39,7 @@ BAD_VALUES = [
     ("curriculum.anchors=3", "curriculum.anchors", "expected a list"),
     ("curriculum.anchors=[3]", "curriculum.anchors[0]", "expected keys"),
     ("curriculum.anchors[0].weights=3", "curriculum.anchors[0].weights", "expected names and values"),
+    ("curriculum.anchors[0].weights={1: 1}", "curriculum.anchors[0].weights.1", "expected a name in quotes, found 1"),
     ("curriculum.anchors[0].weights.code=much", "curriculum.anchors[0].weights.code", "expected a number"),
     ("wandb.tags=demo", "wandb.tags", "expected a list"),
     # words out of a table
@@ -74,6 +76,10 @@ BAD_VALUES = [
     ("max_seq_len=1", "max_seq_len", "2 or more"),
     ("run_name=''", "run_name", "plain folder name"),
     ("run_name=../up", "run_name", "plain folder name"),
+    ('run_name="two\\nlines"', "run_name", "plain folder name"),
+    (f"run_name={300 * 'x'}", "run_name", "at most 200 bytes"),
+    ("max_duration=1000000000Ttok", "max_duration", "expected at most 1,099,511,627,776 samples"),
+    ("global_train_batch_size=10000000000000", "max_duration", "expected at most 1,099,511,627,776 samples"),
     ("seed=-1", "seed", "expected a number from 0"),
     ("curriculum.seed=-1", "curriculum.seed", "expected a number from 0"),
     ("optimizer.lr=0", "optimizer.lr", "above 0"),
@@ -133,6 +139,9 @@ BAD_FILES = [
     ("a: 1\n\tb: 2\n", "not valid YAML"),
     ("seed: 1\nseed: 2\n", "not valid YAML"),
     ("run_name: x\n", "this key is required"),
+    ("null: 2\n", "cannot be read"),
+    ("seed: ${\n", "cannot be read"),
+    ("a: !!set {x}\n", "cannot be read"),
     ("!!python/object/apply:os.system ['true']\n", "not valid YAML"),
 ]
 
