@@ -85,7 +85,11 @@ def from_fast(path: Path) -> Tokenizer:
 def _ids(path: Path) -> list[int]:
     """Of the sample text, as `tokenizers` itself reads the file."""
     try:
-        return FastTokenizer.from_file(str(path)).encode(_PROBE, add_special_tokens=False).ids
+        fast = FastTokenizer.from_file(str(path))
+        # transformers keeps in the file what its last call asked for; neither is part of the encoding.
+        fast.no_truncation()
+        fast.no_padding()
+        return fast.encode(_PROBE, add_special_tokens=False).ids
     except Exception as error:  # `tokenizers` raises nothing narrower
         raise DataError(f"{path} can't be read ({error})") from None
 

@@ -111,6 +111,15 @@ def test_it_comes_back(tmp_path: Any) -> None:
     )
 
 
+def test_truncation_and_padding_that_were_saved_are_no_part_of_it(tmp_path: Any) -> None:
+    path = tmp_path / "tokenizer.json"
+    fast = to_fast(TRAINED)
+    fast.enable_truncation(4)
+    fast.enable_padding(length=1000)
+    fast.save(str(path))
+    assert from_fast(path).ranks == TRAINED.ranks
+
+
 def test_cl100ks_pattern_comes_back_with_the_same_meaning(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = with_pattern(cl100k_pattern(monkeypatch))
     path = tmp_path / "tokenizer.json"
