@@ -181,7 +181,8 @@ def _rope(content: Mapping[str, Any], path: Path) -> RopeParameters:
     """transformers' `rope_parameters`, or the `rope_scaling` that it was before 5.0; the published config has none."""
     name = "rope_parameters" if content.get("rope_parameters") else "rope_scaling"
     section = {key: value for key, value in _section(content, name, path).items() if value is not None}
-    kind = section.pop("rope_type", None) or section.pop("type", RopeType.default.value)
+    older = section.pop("type", RopeType.default.value)  # transformers writes it beside the newer one
+    kind = section.pop("rope_type", older)
     hints = get_type_hints(RopeParameters)
     for key in section:
         if key not in hints:

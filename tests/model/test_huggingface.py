@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DbrxConfig
 
 from model import huggingface
 from model.config import AttentionConfig, ModelConfig
@@ -114,6 +114,13 @@ def test_the_published_config() -> None:
     assert config.attn_config == AttentionConfig(kv_n_heads=8, clip_qkv=8.0, rope_theta=500_000.0)
     assert (config.ffn_config.moe_num_experts, config.ffn_config.moe_top_k) == (16, 4)
     assert config.ffn_config.moe_loss_weight == 0.05
+
+
+def test_a_rope_that_transformers_made_of_an_older_one_has_its_type_twice(tmp_path: Path) -> None:
+    DbrxConfig(rope_scaling={"type": "linear", "factor": 2.0}).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    assert json.loads(path.read_text())["rope_parameters"].keys() >= {"type", "rope_type"}
+    assert from_huggingface(path).rope_parameters == RopeParameters(RopeType.linear, factor=2.0)
 
 
 def test_rope_scaling_as_it_was_called_before(tmp_path: Path) -> None:
