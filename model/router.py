@@ -93,7 +93,10 @@ class Router(nn.Module):
         p = self.ffn_config.moe_normalize_expert_weights
         if p is None:
             return weights_NK
-        return weights_NK / weights_NK.norm(p=p, dim=-1, keepdim=True)
+        norm_N1 = weights_NK.norm(p=p, dim=-1, keepdim=True)
+        # A bias may choose experts whose probabilities, or the powers of them, have been rounded to 0.
+        lost_N1 = norm_N1 < torch.finfo(norm_N1.dtype).tiny ** (1 / max(p, 1.0))
+        return weights_NK / norm_N1.masked_fill(lost_N1, 1.0)
 
 
 def load_balancing_loss(

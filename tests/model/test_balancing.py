@@ -266,6 +266,26 @@ def test_bias_chooses_and_does_not_weigh():
     assert torch.equal(_skewed_router(0.01)[0](x_ND).experts_NK, unbiased(x_ND).experts_NK)
 
 
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("logit", [-60.0, -80.0, -200.0])  # of all experts but one; fp32's least number is exp(-103)
+def test_experts_that_a_bias_chose_at_a_probability_of_nearly_0_have_weights(p, logit):
+    router = Router(
+        ModelConfig(
+            d_model=1,
+            ffn_config=FFNConfig(
+                moe_num_experts=4, moe_top_k=2, moe_bias_update_rate=0.01, moe_normalize_expert_weights=p
+            ),
+        )
+    )
+    router.layer.weight.data[:, 0] = torch.tensor([0.0, logit, logit, logit])
+    router.expert_bias[0] = -2.0
+    routing = router(torch.ones(1, 1))
+    assert 0 not in routing.experts_NK
+    assert ((routing.weights_NK >= 0) & (routing.weights_NK <= 1)).all()
+    routing.weights_NK.square().sum().backward()
+    assert router.layer.weight.grad.isfinite().all()
+
+
 def test_bias_moves_by_the_rate_towards_those_with_few_tokens():
     router, _ = _skewed_router(0.25)
     router.move_bias(torch.tensor([16, 0, 8, 8, 8, 8, 8, 8]))
