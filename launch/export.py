@@ -19,6 +19,7 @@ from train.checkpoints.weights import CheckpointWeights
 from train.errors import RecipeError
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in NAMES}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def export_command(checkpoint: Path, out: Path, *, dtype: str | None, max_shard_size: str) -> int:
@@ -32,10 +33,11 @@ def export_command(checkpoint: Path, out: Path, *, dtype: str | None, max_shard_
     contents, weights = read_contents(found), CheckpointWeights(found)
     config, tokenizer = contents.model, contents.tokenizer
     kind = DTYPES[dtype] if dtype else weights.dtypes.get("lm_head.weight", torch.float32)
-    content = to_huggingface(config, str(kind).removeprefix("torch."))
+    content = to_huggingface(config, DTYPE_NAMES[kind])
     check_shapes(weights.shapes, config, str(found))
     shapes = parameter_shapes(config)
-    total = sum(shape.numel() for shape in shapes.values()) * kind.itemsize
+    dtypes = {name: kind if dtype else weights.dtypes[name] for name in shapes}
+    total = sum(shape.numel() * dtypes[name].itemsize for name, shape in shapes.items())
     with new_folder(out) as folder:
         if tokenizer is not None:
             ids = write_tokenizer(folder, tokenizer, config.vocab_size, config.max_seq_len)
@@ -44,8 +46,9 @@ def export_command(checkpoint: Path, out: Path, *, dtype: str | None, max_shard_
             write_json(folder / "generation_config.json", generation_config(ids))
         write_json(folder / CONFIG_FILE, content)
         with byte_progress("export", total) as report:
-            write_safetensors(folder, shapes, kind, weights.read, shard_bytes(max_shard_size), report)
-    print(f"export: {found} is in {out}: {total:,} bytes of weights in {content['dtype']}")
+            write_safetensors(folder, shapes, dtypes, weights.read, shard_bytes(max_shard_size), report)
+    kinds = " and ".join(sorted({DTYPE_NAMES[kind] for kind in dtypes.values()}))
+    print(f"export: {found} is in {out}: {total:,} bytes of weights in {kinds}")
     if not config.attend_across_documents:
         print("export: transformers' DBRX attends across documents; give it one document in a sequence")
     if tokenizer is None:

@@ -35,24 +35,25 @@ class Stored(NamedTuple):
 def write_safetensors(
     folder: Path,
     shapes: Mapping[str, torch.Size],
-    dtype: torch.dtype,
+    dtypes: Mapping[str, torch.dtype],
     read: Callable[[str], Tensor],
     max_shard_bytes: int,
     report: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Writes the tensors that `read` gives for each name, as `dtype`, into files of at most `max_shard_bytes`.
+    """Writes the tensors that `read` gives for each name, as its dtype, into files of at most `max_shard_bytes`.
 
     A tensor larger than that gets a file of its own. `report` is told the bytes of each tensor written.
     """
-    shards = _shards(shapes, dtype, max_shard_bytes)
+    sizes = {name: shape.numel() * dtypes[name].itemsize for name, shape in shapes.items()}
+    shards = _shards(sizes, max_shard_bytes)
     if len(shards) == 1:
-        _write_file(folder / SINGLE, shards[0], shapes, dtype, read, report)
+        _write_file(folder / SINGLE, shards[0], shapes, dtypes, read, report)
         return
     files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     for file, names in zip(files, shards, strict=True):
-        _write_file(folder / file, names, shapes, dtype, read, report)
+        _write_file(folder / file, names, shapes, dtypes, read, report)
     index = {
-        "metadata": {"total_size": sum(_bytes(shape, dtype) for shape in shapes.values())},
+        "metadata": {"total_size": sum(sizes.values())},
         "weight_map": {name: file for file, names in zip(files, shards, strict=True) for name in names},
     }
     (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
@@ -119,12 +120,11 @@ def _stored_in(path: Path) -> dict[str, Stored]:
     return {name: Stored(path, shape, DTYPES[dtype]) for name, (shape, dtype) in kinds.items()}
 
 
-def _shards(shapes: Mapping[str, torch.Size], dtype: torch.dtype, limit: int) -> list[list[str]]:
+def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     """The names file by file, in their order."""
     shards: list[list[str]] = [[]]
     room = limit
-    for name, shape in shapes.items():
-        size = _bytes(shape, dtype)
+    for name, size in sizes.items():
         if shards[-1] and size > room:
             shards.append([])
             room = limit
@@ -137,25 +137,22 @@ def _write_file(
     path: Path,
     names: Sequence[str],
     shapes: Mapping[str, torch.Size],
-    dtype: torch.dtype,
+    dtypes: Mapping[str, torch.dtype],
     read: Callable[[str], Tensor],
     report: Callable[[int], None],
 ) -> None:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
+    names = sorted(names, key=lambda name: -dtypes[name].itemsize)  # or one might begin at no multiple of its elements
     for name in names:
-        start, end = end, end + _bytes(shapes[name], dtype)
-        header[name] = {"dtype": NAMES[dtype], "shape": list(shapes[name]), "data_offsets": [start, end]}
+        start, end = end, end + shapes[name].numel() * dtypes[name].itemsize
+        header[name] = {"dtype": NAMES[dtypes[name]], "shape": list(shapes[name]), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in names:
-            tensor = read(name).to(dtype).contiguous()
+            tensor = read(name).to(dtypes[name]).contiguous()
             assert tensor.shape == shapes[name], name
             file.write(tensor.view(-1).view(torch.uint8).numpy().data)
             report(tensor.nbytes)
-
-
-def _bytes(shape: torch.Size, dtype: torch.dtype) -> int:
-    return shape.numel() * dtype.itemsize

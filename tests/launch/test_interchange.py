@@ -147,6 +147,27 @@ def test_another_dtype(tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "folder", local_files_only=True).dtype is torch.bfloat16
 
 
+def test_each_tensor_keeps_its_dtype(tmp_path: Path) -> None:
+    """Of a folder in bfloat16, whose routers and norms are often float32."""
+    write_checkpoint(tmp_path / "checkpoint")
+    assert main(["export", str(tmp_path / "checkpoint"), str(tmp_path / "folder")]) == 0
+    file = tmp_path / "folder" / "model.safetensors"
+    exact = ("router", "norm_1", "norm_2", "norm_f")
+    tensors = load_file(file)
+    mixed = {
+        name: tensor if any(word in name for word in exact) else tensor.bfloat16() for name, tensor in tensors.items()
+    }
+    save_file(mixed, file, metadata={"format": "pt"})
+    assert main(["import", str(tmp_path / "folder"), str(tmp_path / "back")]) == 0
+    assert main(["export", str(tmp_path / "back"), str(tmp_path / "again")]) == 0
+    found = load_file(tmp_path / "again" / "model.safetensors")
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32, torch.bfloat16}
+    for name, tensor in mixed.items():
+        assert found[name].dtype is tensor.dtype
+        assert found[name].equal(tensor), name
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "again", local_files_only=True).dtype is torch.bfloat16
+
+
 # What is done to a folder, and the words of the sentence that follows.
 def lack_shard(folder: Path) -> None:
     next(folder.glob("model-00002-of-*")).unlink()

@@ -61,9 +61,8 @@ def peak(*arguments: str) -> int:
 def write_folder(folder: Path) -> None:
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
-    write_safetensors(
-        folder, SHAPES, torch.float32, lambda name: torch.randn(SHAPES[name], generator=generator), SIZE // 3
-    )
+    dtypes = dict.fromkeys(SHAPES, torch.float32)
+    write_safetensors(folder, SHAPES, dtypes, lambda name: torch.randn(SHAPES[name], generator=generator), SIZE // 3)
     (folder / "config.json").write_text(json.dumps(to_huggingface(CONFIG, "float32")))
 
 

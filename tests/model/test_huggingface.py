@@ -57,7 +57,7 @@ def export(folder: Path, config: ModelConfig, dtype: torch.dtype = torch.float32
     model = DbrxForCausalLM(config, seed=5).eval()
     tensors = model.state_dict()
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    write_safetensors(folder, shapes, dtype, tensors.__getitem__, max_shard_bytes=20_000)
+    write_safetensors(folder, shapes, dict.fromkeys(shapes, dtype), tensors.__getitem__, max_shard_bytes=20_000)
     content = to_huggingface(config, str(dtype).removeprefix("torch."))
     (folder / "config.json").write_text(json.dumps(content, allow_nan=False))
     return model
