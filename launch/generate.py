@@ -23,7 +23,7 @@ def generate_command(checkpoint: Path, prompt: str, max_new_tokens: int, samplin
     contents = read_contents(found)
     if contents.tokenizer is None:
         raise RecipeError(f"{found} has no tokenizer: it was imported from a folder without a tokenizer.json")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.buffer.read().decode(errors="replace") if prompt == "-" else prompt
     print(f"generate: {found}", file=sys.stderr)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(found, contents.model, device)

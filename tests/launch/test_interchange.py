@@ -416,8 +416,11 @@ def test_generation_repeats_with_its_seed_and_reads_stdin(
     assert len(once) > 20
     assert once == generated(checkpoint, capsys, "--prompt", "the wall", *long)
     assert once != generated(checkpoint, capsys, "--prompt", "the wall", *long, "--seed", "1")
-    monkeypatch.setattr("sys.stdin", io.StringIO("the wall"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the wall"), "utf-8"))
     assert once == generated(checkpoint, capsys, "--prompt", "-", *long)
+    broken = generated(checkpoint, capsys, "--prompt", "the \ufffd wall", *long)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the \xff wall"), "utf-8"))
+    assert broken == generated(checkpoint, capsys, "--prompt", "-", *long)
     assert generated(checkpoint, capsys, "--prompt", "", *long) != ""
 
 
