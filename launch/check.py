@@ -44,9 +44,11 @@ def check_command(
         restart_wait: seconds, before the first restart.
 
     Raises:
-        RecipeError: the machine can't be one of these.
+        RecipeError: the machine can't be one of these, or is to have no ranks.
     """
     count = gpus_or_one() if count is None else count
+    if count < 1:
+        raise RecipeError(f"-n: expected 1 or more, found {count}")
     os.environ.update(tell(node, count))
     problems = list(gpu_problems(count, gpus))
     folder = Path.cwd()

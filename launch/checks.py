@@ -74,7 +74,10 @@ def ask_smi() -> str:
 def smi_problems(said: str) -> Iterator[str]:
     """What nvidia-smi finds wrong. Of what a GPU has no count of, it says [N/A]."""
     for line in said.splitlines():
-        gpu, errors, *failure = (word.strip() for word in line.split(","))
+        gpu, *rest = (word.strip() for word in line.split(","))
+        if not rest:
+            continue  # such as: No devices were found
+        errors, *failure = rest
         if errors.isdigit() and int(errors):
             yield f"GPU {gpu} has had {errors} memory errors that were not corrected; reset it, or leave this host out"
         if failure in (["Yes"], ["1"]):

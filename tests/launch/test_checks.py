@@ -2,7 +2,10 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from launch.checks import ask_smi, disk_problems, smi_problems
+from launch.cli import main
 from launch.meeting import Machine, clock_problems, unseen
 from launch.node import interface_towards
 from launch.restarts import wait_of_restart
@@ -37,9 +40,16 @@ def test_a_machine_sees_what_the_first_one_has_written(tmp_path):
 
 def test_nvidia_smi_knows_gpus_that_are_ill():
     assert not list(smi_problems("0, 0, No\n1, [N/A], [N/A]\n"))
+    assert not list(smi_problems("No devices were found\n"))
     corrupt, worn = smi_problems("0, 0, No\n1, 2, No\n2, 0, Yes\n")
     assert corrupt.startswith("GPU 1 has had 2 memory errors that were not corrected;")
     assert worn.startswith("GPU 2 could not remap memory that has failed;")
+
+
+@pytest.mark.parametrize("place", ["check", "local"])
+def test_no_ranks_are_too_few(place, write_run, capfd):
+    assert main(["launch", place, "-n", "0", str(write_run({"web": [1000]}, ANCHORS))]) == 2
+    assert capfd.readouterr().err == "brickyard launch: -n: expected 1 or more, found 0\n"
 
 
 def test_only_gpus_that_may_be_used_are_asked_for(monkeypatch, tmp_path):
