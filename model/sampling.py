@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model.dbrx import DbrxForCausalLM
+from model.documents import find_documents
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,12 @@ class Sampling:
 
 @torch.inference_mode()
 def sample(
-    model: DbrxForCausalLM, prompt: Sequence[int], allowed: Sequence[int], count: int, sampling: Sampling
+    model: DbrxForCausalLM,
+    prompt: Sequence[int],
+    allowed: Sequence[int],
+    count: int,
+    sampling: Sampling,
+    end_of_text: int,
 ) -> Iterator[int]:
     """Yields up to `count` token ids of `allowed` that follow the prompt, which has at least one.
 
@@ -33,15 +39,23 @@ def sample(
     tokens = [*prompt]
     for _ in range(count):
         window_1T = torch.tensor([tokens[-model.config.max_seq_len :]], device=device)
+        if not model.config.attend_across_documents:
+            window_1T = last_document(window_1T, end_of_text)
         x_1TD, *_ = model.transformer(window_1T)
         logits_V = model.lm_head(x_1TD[:, -1:])[0, 0].float()
         tokens.append(int(allowed_A[draw(logits_V[allowed_A], sampling, generator)]))
         yield tokens[-1]
 
 
+def last_document(tokens_1T: Tensor, end_of_text: int) -> Tensor:
+    """All that the last token attends to where attention stops at a document's end."""
+    starts_T = find_documents(tokens_1T, end_of_text).starts_BT[0]
+    return tokens_1T[:, int(starts_T.nonzero()[-1]) :]
+
+
 def draw(logits_A: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """An index into the logits."""
-    if sampling.temperature == 0:
+    if sampling.temperature < 1e-30:  # divided by less, logits would be no fp32 numbers
         return int(logits_A.argmax())
     probability_A, order_A = (logits_A / sampling.temperature).softmax(dim=-1).sort(descending=True, stable=True)
     before_A = probability_A.cumsum(dim=-1) - probability_A

@@ -51,7 +51,7 @@ def generate(
     """
     ids = tokenizer.encoding.encode_ordinary(prompt) or [tokenizer.end_of_text]
     allowed = [*tokenizer.ranks.values(), tokenizer.end_of_text]
-    return text_of(tokenizer, sample(model, ids, allowed, max_new_tokens, sampling))
+    return text_of(tokenizer, sample(model, ids, allowed, max_new_tokens, sampling, tokenizer.end_of_text))
 
 
 def text_of(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:

@@ -1,10 +1,13 @@
 """Tokens are drawn from the model's own distribution, and the same seed draws the same."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from model.config import AttentionConfig, ModelConfig
 from model.dbrx import DbrxForCausalLM
+from model.documents import find_documents
 from model.ffn_config import FFNConfig
 from model.sampling import Sampling, draw, sample
 
@@ -18,11 +21,12 @@ CONFIG = ModelConfig(
     ffn_config=FFNConfig(ffn_hidden_size=16, moe_num_experts=4, moe_top_k=2),
     initializer_range=0.3,
 )
+END = 39
 MODEL = DbrxForCausalLM(CONFIG, seed=1).eval()
 
 
 def tokens(prompt: list[int], count: int, sampling: Sampling, allowed: range = range(40)) -> list[int]:
-    return [*sample(MODEL, prompt, allowed, count, sampling)]
+    return [*sample(MODEL, prompt, allowed, count, sampling, END)]
 
 
 def test_greedy_takes_the_likeliest_and_looks_no_further_back_than_the_model_can() -> None:
@@ -33,6 +37,19 @@ def test_greedy_takes_the_likeliest_and_looks_no_further_back_than_the_model_can
         window = torch.tensor([everything[max(0, place - 16) : place]])
         assert everything[place] == MODEL(window).logits_BTV[0, -1].argmax()
     assert len(set(found)) > 3
+
+
+def test_a_model_of_single_documents_sees_those_that_training_would_show_it() -> None:
+    """Among end-of-text tokens that are the end of a document, padding, or where an empty prompt begins."""
+    strict = DbrxForCausalLM(replace(CONFIG, attend_across_documents=False), seed=1).eval()
+    for prompt in ([END], [3, 1, END], [3, END, END, END, 5, 1, END, 7]):
+        everything = [*prompt, *sample(strict, prompt, range(40), 25, Sampling(temperature=0), END)]
+        across = [*prompt, *tokens(prompt, 25, Sampling(temperature=0))]
+        for place in range(len(prompt), len(everything)):
+            window = torch.tensor([everything[max(0, place - 16) : place]])
+            logits = strict(window, documents=find_documents(window, END)).logits_BTV
+            assert everything[place] == logits[0, -1].argmax()
+        assert everything != across
 
 
 def test_the_same_seed_draws_the_same_and_another_draws_otherwise() -> None:
@@ -50,6 +67,12 @@ def test_draws_follow_the_softmax_at_a_temperature(temperature: float) -> None:
     drawn = [draw(logits, Sampling(temperature), generator) for _ in range(4000)]
     shares = torch.tensor(drawn).bincount(minlength=4) / 4000
     torch.testing.assert_close(shares, (logits / temperature).softmax(0), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-39, 1e-50, 5e-324])
+def test_at_a_temperature_of_next_to_nothing_it_is_the_likeliest(temperature: float) -> None:
+    logits = torch.tensor([-30.0, 29.9, 30.0, 0.0])
+    assert draw(logits, Sampling(temperature), torch.Generator().manual_seed(0)) == 2
 
 
 def test_the_nucleus_is_the_least_set_that_has_the_probability() -> None:
