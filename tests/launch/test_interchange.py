@@ -277,6 +277,28 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, exported: Path, command: 
     assert "can't be written" in capsys.readouterr().err
 
 
+def test_a_link_to_an_empty_folder_is_followed(tmp_path: Path, exported: Path) -> None:
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    for name in ("empty", "new"):
+        out = tmp_path / name
+        out.symlink_to(tmp_path / "disk" / name)
+        assert main(["export", str(exported.parent / "checkpoint"), str(out)]) == 0
+        assert out.is_symlink()
+        assert (tmp_path / "disk" / name / "config.json").is_file()
+    assert not [*tmp_path.rglob(".partial-*")]
+
+
+def test_the_working_directory_is_refused_at_once(
+    tmp_path: Path, exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("launch.import_.write_weights", lambda *_: pytest.fail("the weights were written"))
+    assert main(["import", str(exported), "."]) == 2
+    assert capsys.readouterr().err == (
+        "brickyard import: . is the working directory, or has a disk of its own; name a new folder in it\n"
+    )
+
+
 class Harm:
     """Pickles as a call that leaves a file behind."""
 
