@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.cluster import MISTAKE, STOPPED
+from launch.restarts import LONGEST_WAIT
 from launch.slurm.cluster import SlurmCluster
 from launch.snapshot import Snapshot
 
@@ -49,8 +50,9 @@ while [ -z "$cancelled$again" ]; do
   if [ "$code" = 0 ] || [ "$restarts" -ge {restarts} ]; then exit "$code"; fi
   restarts=$((restarts + 1))
   echo "launch: ended with exit code $code; restart $restarts of {restarts} in $pause s"
-  sleep "$pause"
-  pause=$((pause * 2))
+  sleep "$pause" &
+  wait $! # a signal to this script is heeded at once here, and only after a `sleep` that is not in the background
+  pause=$((pause * 2 < {longest} ? pause * 2 : {longest}))
 done
 if [ -z "$cancelled" ]; then
   echo "launch: stopped and requeued"
@@ -78,7 +80,8 @@ def job_script(cluster: SlurmCluster, job: Job) -> str:
         options="\n".join(f"#SBATCH {option}" for option in options(cluster, job)),
         setup="\n".join([*cluster.setup, *exports(cluster)]) or "# (no setup)",
         code=shlex.quote(str(job.snapshot.code)),
-        pause=cluster.restart_wait,
+        pause=min(cluster.restart_wait, LONGEST_WAIT),
+        longest=LONGEST_WAIT,
         restarts=cluster.restarts,
         mistake=MISTAKE,
         srun=" ".join(["srun --cpu-bind=none", *cpus(cluster)]),
@@ -90,7 +93,8 @@ def job_script(cluster: SlurmCluster, job: Job) -> str:
 def options(cluster: SlurmCluster, job: Job) -> Iterator[str]:
     yield f"--job-name={shlex.quote(job.name)}"
     yield f"--chdir={shlex.quote(str(job.folder))}"
-    yield f"--output={shlex.quote(str(job.log))}"
+    folder = str(job.log.parent).replace("%", "%%")  # of the log's own name alone, SLURM is to fill in what % begins
+    yield f"--output={shlex.quote(f'{folder}/{job.log.name}')}"
     yield "--open-mode=append"
     yield f"--nodes={cluster.nodes}"
     yield "--ntasks-per-node=1"

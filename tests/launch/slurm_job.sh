@@ -50,8 +50,9 @@ while [ -z "$cancelled$again" ]; do
   if [ "$code" = 0 ] || [ "$restarts" -ge 3 ]; then exit "$code"; fi
   restarts=$((restarts + 1))
   echo "launch: ended with exit code $code; restart $restarts of 3 in $pause s"
-  sleep "$pause"
-  pause=$((pause * 2))
+  sleep "$pause" &
+  wait $! # a signal to this script is heeded at once here, and only after a `sleep` that is not in the background
+  pause=$((pause * 2 < 600 ? pause * 2 : 600))
 done
 if [ -z "$cancelled" ]; then
   echo "launch: stopped and requeued"

@@ -1,6 +1,10 @@
 """The script that `brickyard launch slurm` submits, and the mistakes that it finds first. No SLURM is needed."""
 
+import contextlib
+import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +67,77 @@ def test_what_is_submitted_is_what_the_dry_run_prints(launch, tmp_path, capfd, m
     assert "invalid partition" in capfd.readouterr().err
     assert launch(CLUSTER, "--dry-run") == 0
     assert "launches/0002" in capfd.readouterr().out  # what was refused is gone: `status` and `stop` mean job 17
+
+
+def test_slurm_fills_in_the_name_of_the_log_alone(launch, tmp_path, capfd):
+    assert launch(CLUSTER, "run_name=50%u of it", "--dry-run") == 0
+    assert f"--output='{tmp_path}/runs/50%%u of it/logs/slurm-%j.log'\n" in capfd.readouterr().out
+
+
+FAKES = {
+    "srun": 'case "$*" in *"launch check"*) exit 0 ;; *) exit 1 ;; esac',
+    "squeue": "",
+    "scontrol": 'echo "scontrol $*"',
+    "scancel": 'echo "scancel $*"',
+}
+
+
+@pytest.fixture
+def job(launch, tmp_path, capfd):
+    """Starts the script beside commands of SLURM that do nothing; its ranks fail at once. Returns it and its log."""
+    for name, body in FAKES.items():
+        file = tmp_path / "bin" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"#!/bin/bash\n{body}\n")
+        file.chmod(0o755)
+    started = []
+
+    def start(cluster):
+        assert launch(cluster, "--dry-run") == 0
+        (tmp_path / "job.sh").write_text(capfd.readouterr().out)
+        environment = {
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "SLURM_JOB_ID": "17",
+            "SLURM_JOB_NODELIST": "node-1",
+        }
+        log = tmp_path / "log"
+        with log.open("wb") as output:
+            command = ["bash", str(tmp_path / "job.sh")]
+            started.append(
+                subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+            )
+        return started[-1], log
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_time_limit_that_nears_in_the_pause_before_a_restart_is_heeded_at_once(job):
+    process, log = job(CLUSTER.replace("[module load cuda]", "[]") + "restart_wait: 500\n")
+    deadline = time.monotonic() + 60
+    while "restart 1 of 3 in 500 s" not in log.read_text():
+        assert time.monotonic() < deadline and process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    while process.poll() is None and time.monotonic() < deadline:  # more than once: it may not have begun to wait
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.5)
+    assert process.poll() == 1
+    assert log.read_text().endswith("scancel --signal=TERM 17\nlaunch: stopped and requeued\nscontrol requeue 17\n")
+
+
+def test_no_pause_is_longer_than_ten_minutes(job, tmp_path):
+    """`sleep` is a command that says how long and returns."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    sleep = tmp_path / "bin" / "sleep"
+    sleep.write_text('#!/bin/bash\necho "sleep $1"\n')
+    sleep.chmod(0o755)
+    process, log = job(CLUSTER.replace("[module load cuda]", "[]") + "restart_wait: 200\nrestarts: 4\n")
+    assert process.wait(timeout=60) == 1
+    pauses = [line for line in log.read_text().splitlines() if line.startswith("sleep ")]
+    assert pauses == ["sleep 200", "sleep 400", "sleep 600", "sleep 600"]
 
 
 @pytest.mark.parametrize(
