@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from data.prepare import submit
 from data.prepare.job import prepare
@@ -24,10 +27,29 @@ def prepare_command(path: Path, overrides: Sequence[str], print_submit: bool = F
         script = Path(__file__).parent / "__main__.py"
         print("\n".join(submit.commands(recipe.spark, script, ["prepare", str(path), *overrides])))
         return 0
-    signal.signal(signal.SIGTERM, Terminated.on_signal)
     logging.getLogger().addFilter(_is_no_interrupt)
-    prepare(recipe, lambda line: print(f"prepare: {line}", flush=True))
+    with _terminated_at_sigterm():
+        prepare(recipe, lambda line: print(f"prepare: {line}", flush=True))
     return 0
+
+
+@contextmanager
+def _terminated_at_sigterm() -> Iterator[None]:
+    """Whatever else goes wrong then: Java may have had the signal as well, and is missed before this process heeds it,
+    or when it is to be told that all is over."""
+    heard: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> NoReturn:
+        heard.append(number)
+        Terminated.on_signal(number, frame)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    except Exception:
+        if heard:
+            raise Terminated from None
+        raise
 
 
 def _is_no_interrupt(record: logging.LogRecord) -> bool:

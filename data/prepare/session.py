@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import psutil
 from py4j.protocol import Py4JError, Py4JJavaError
-from pyspark.errors import PySparkException
+from pyspark.errors import IllegalArgumentException, PySparkException
 from pyspark.sql import SparkSession
 
 from data.errors import DataError
@@ -54,6 +54,7 @@ JAVA_OPTIONS = (
 AGAIN = "run the same command again, which goes on after the last whole step"
 _NO_MEMORY = "java.lang.OutOfMemoryError"
 _FULL = re.compile("No space left on device|Disk quota exceeded|File too large")
+_FRAME = re.compile(r"at [\w.$]+[(/]|\.\.\. \d+ more")  # of a stack trace
 SPARK_ERRORS = (PySparkException, Py4JJavaError)  # the second: those that PySpark has no class for
 # glibc gives each of Java's many threads a heap of its own; they grow as a job goes on, by 200 MB in two minutes.
 JAVA_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
@@ -186,10 +187,16 @@ def _start(builder: SparkSession.Builder, log: Path) -> SparkSession:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         raise
-    except PySparkException as error:
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        reason = " ".join(said[-3:]) or str(error).splitlines()[0]
-        raise DataError(f"spark: Spark does not start with these settings: {reason}") from None
+    except SPARK_ERRORS as error:
+        raise DataError(f"spark: Spark does not start with these settings: {_why(error, log)}") from None
+
+
+def _why(error: Exception, log: Path) -> str:
+    """What Java itself has raised, or else said last, stack traces left out."""
+    if isinstance(error, Py4JJavaError):
+        return sentence(error)
+    said = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    return " ".join([line for line in said if line and not _FRAME.match(line)][-3:]) or sentence(error)
 
 
 def _send_code(spark: SparkSession, scratch: Path) -> None:
@@ -235,18 +242,21 @@ def _output_into(path: Path) -> Iterator[None]:
 
 @contextmanager
 def explained(output: Path, scratch: Path, choice: SparkChoice) -> Iterator[None]:
-    """Turns a full disk, wherever it was noticed, and a Java that has too little memory into one sentence.
+    """Turns a full disk, wherever it was noticed, a Java that has too little memory, and settings that Spark refuses
+    only when it needs them, into one sentence.
 
     `scratch`: that of the session (spark_session).
 
     Raises:
-        DataError: a disk is full, or Java's memory is.
+        DataError: a disk is full, or Java's memory is, or a setting is no good.
     """
     try:
         yield
     except (PySparkException, Py4JError, OSError) as error:
         if (said := _FULL.search(str(error))) is not None:
             raise DataError(f"output: a disk is full ({said[0]}): {_free(output)}; make room and {AGAIN}") from None
+        if isinstance(error, IllegalArgumentException) and any(key in str(error) for key in choice.conf):
+            raise DataError(f"spark.conf: {sentence(error)}") from None
         log = scratch / LOG_FILE
         if _NO_MEMORY in str(error) or (log.is_file() and _NO_MEMORY in log.read_text(errors="replace")):
             where = "driver_memory" if choice.master.startswith("local") else "conf: {spark.executor.memory}"

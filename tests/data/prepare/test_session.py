@@ -12,6 +12,8 @@ import pytest
 from py4j.protocol import Py4JError
 from pyspark.sql import SparkSession
 
+import launch.cli
+import launch.prepare
 from data.errors import DataError
 from data.prepare.recipe import SparkChoice
 from data.prepare.session import LOG_FILE, explained
@@ -48,6 +50,40 @@ def test_settings_that_java_refuses_are_told_with_its_reason(root: Path, tmp_pat
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "spark: Spark does not start with these settings" in done.stderr
     assert "Multiple garbage collectors selected" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        (SparkChoice("local[x]", "1g"), "spark: Spark does not start with these settings: Could not parse Master URL"),
+        (SparkChoice("yarn", "1g"), "When running with master 'yarn' either HADOOP_CONF_DIR or YARN_CONF_DIR must be"),
+        (SparkChoice("local[1]", "1g", {"spark.sql.shuffle.partitions": "abc"}), "spark.conf: "),
+    ],
+)
+def test_settings_that_spark_refuses_are_told_in_a_sentence(
+    root: Path, tmp_path: Path, choice: SparkChoice, said: str
+) -> None:
+    mistaken = command(tmp_path, recipe(root, tmp_path / "out", spark=choice))
+    done = subprocess.run(mistaken, **IN_PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and done.stderr.count("\n") == 1 and "\tat " not in done.stderr
+
+
+def test_sigterm_to_a_whole_group_is_no_fault_of_java_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Java has it as well, and is gone first."""
+
+    def lose_java(*_: object) -> None:
+        with suppress(KeyboardInterrupt):  # as in a finaliser, which Python lets nothing leave
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(launch.prepare, "prepare", lose_java)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        (tmp_path / "data.yaml").write_text("output: out\nmax_seq_len: 8\ndomains: {a: {sources: [{path: x}]}}\n")
+        assert launch.cli.main(["prepare", str(tmp_path / "data.yaml")]) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_an_interrupt_while_java_starts_leaves_no_java(root: Path, tmp_path: Path) -> None:
