@@ -18,7 +18,7 @@ from model.config import AttentionConfig, ModelConfig
 from model.ffn_config import FFNConfig
 from model.initialise import initialise, materialise
 from train.checkpoints.checksums import checksum_of, quick_damage, read_checksums, write_checksums
-from train.checkpoints.names import newest_checkpoint, remove, set_aside
+from train.checkpoints.names import newest_checkpoint, remove, set_aside, steps_of, whole_checkpoints
 from train.checkpoints.retention import Retention
 from train.checkpoints.safe_reader import SafeReader, load_tensors
 from train.checkpoints.size import checkpoint_bytes
@@ -207,3 +207,13 @@ def test_which_stay(tmp_path: Path) -> None:
     _made_up(tmp_path, 4, 8, 12, 16)
     Retention(1, keep_every=8).apply(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"ba00000008", "ba00000016"}
+
+
+def test_what_was_written_to_stay_for_ever_stays(tmp_path: Path) -> None:
+    """`keep_every` in samples, tokens or parts of the run comes to other steps when the recipe's batch changes."""
+    _made_up(tmp_path, 4, 8, 12, 16)
+    for checkpoint in whole_checkpoints(tmp_path):
+        Retention(1, keep_every=8).mark(checkpoint, steps_of(checkpoint))
+    for changed in (Retention(1, keep_every=5), Retention(1)):
+        changed.apply(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"ba00000008", "ba00000016"}

@@ -11,7 +11,8 @@ from s3_server import S3Settings, s3_server
 
 from data.errors import DataError
 from data.stores import Store, open_store
-from train.checkpoints.checksums import write_checksums
+from train.checkpoints.checksums import read_checksums, write_checksums
+from train.checkpoints.names import steps_of
 from train.checkpoints.remote import RemoteRun, send_newest
 from train.checkpoints.retention import Retention
 from train.errors import RecipeError
@@ -92,6 +93,16 @@ def test_half_a_copy_is_none_and_a_damaged_one_is_passed_over(tmp_path: Path) ->
     assert (elsewhere.checkpoints / "ba00000008" / "tokenizer" / "ranks").read_text() == "ranks"
     assert elsewhere.metrics.read_text() == "rows\n"
     assert sum("the copy of ba00000012" in line and "is damaged" in line for line in said) == 1
+
+
+def test_what_was_written_to_stay_for_ever_stays_at_the_remote(tmp_path: Path) -> None:
+    remote = RemoteRun(open_store(f"file://{tmp_path}/copies/run"))
+    for checkpoint in _made_up(tmp_path / "run" / "checkpoints", 4, 8, 12, 16):
+        Retention(1, keep_every=8).mark(checkpoint, steps_of(checkpoint))
+        write_checksums(checkpoint, {})
+        remote.put_files(checkpoint, read_checksums(checkpoint))
+        remote.complete(checkpoint, tmp_path / "run", Retention(1, keep_every=5))
+    assert remote.steps() == [8, 16]
 
 
 def test_a_fetch_that_is_cut_short_is_made_anew_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,13 +152,14 @@ class Checkpointer(Callback):
             write()
         rest, history, samples = state_of(state), self.history, state.timestamp.sample.value
         tensors = tensors_of(state.model, state.optimizers[0])
+        step, began = state.timestamp.batch.value, time.monotonic()
 
         def write_rest(checkpoint: Path) -> None:
             (checkpoint / FILE).write_text(json.dumps(rest, indent=1) + "\n")
             history.write(checkpoint, samples)
             self.contents.write(checkpoint)
+            self.retention.mark(checkpoint, step)
 
-        step, began = state.timestamp.batch.value, time.monotonic()
         self._saving = Saving(
             step,
             self._copies.of(tensors),

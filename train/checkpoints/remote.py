@@ -19,7 +19,7 @@ from data.words import byte_count
 from train.checkpoints.checksums import FILE as CHECKSUMS
 from train.checkpoints.checksums import damages, read_checksums
 from train.checkpoints.names import PARTIAL, PREFIX, name_of, newest_checkpoint, set_aside, steps_in, steps_of
-from train.checkpoints.retention import Retention
+from train.checkpoints.retention import MARK, Retention
 from train.errors import RecipeError
 from train.recipe import Recipe
 from train.run_directory import RunDirectory
@@ -52,8 +52,15 @@ class RemoteRun:
 
     def steps(self) -> list[int]:
         """Of the checkpoints whose copies are whole, in order."""
-        parts = (key.split("/") for key in self.store.find(f"{CHECKPOINTS}/{PREFIX}"))
-        return sorted(steps_in(name) for _, name, *rest in parts if rest == [CHECKSUMS])
+        return self._steps_with(CHECKSUMS, self._keys())
+
+    def _keys(self) -> list[str]:
+        return self.store.find(f"{CHECKPOINTS}/{PREFIX}")
+
+    def _steps_with(self, file: str, keys: Iterable[str]) -> list[int]:
+        """Of the checkpoints that hold this file."""
+        parts = (key.split("/") for key in keys)
+        return sorted(steps_in(name) for _, name, *rest in parts if rest == [file])
 
     def put_files(self, checkpoint: Path, names: Iterable[str]) -> None:
         """Copies these files of a checkpoint."""
@@ -67,7 +74,8 @@ class RemoteRun:
             if (run / name).exists():
                 self.store.put(run / name, name)
         self.put_files(checkpoint, [CHECKSUMS])
-        self._remove(retention.superseded(self.steps()))
+        keys = self._keys()
+        self._remove(retention.superseded(self._steps_with(CHECKSUMS, keys), self._steps_with(MARK, keys)))
 
     def forget_after(self, step: int) -> None:
         """Removes copies of later steps.
