@@ -102,6 +102,10 @@ class S3Store:
         return list(self.sizes(below))
 
     def remove(self, keys: Sequence[str]) -> None:
+        from botocore.exceptions import ClientError
+
         for first in range(0, len(keys), DELETED_AT_ONCE):
             objects = [{"Key": self._root + key} for key in keys[first : first + DELETED_AT_ONCE]]
-            self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
+            answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
+            if refused := answer.get("Errors"):  # the request as a whole has succeeded all the same
+                raise ClientError({"Error": refused[0]}, f"DeleteObjects ({refused[0]['Key']})")

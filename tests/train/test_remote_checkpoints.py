@@ -63,6 +63,24 @@ def test_every_kind_of_store_does_the_same(store: Store, tmp_path: Path) -> None
     store.remove(["a/bc"])
 
 
+def test_what_s3_refuses_to_remove_is_not_taken_for_removed(
+    tmp_path: Path, s3: S3Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a rollback a copy that is left would bring back what was gone back from."""
+    store = open_store(f"s3://{BUCKET}/refused")
+    remote = RemoteRun(store)
+    for checkpoint in _made_up(tmp_path, 4, 8):
+        remote.put_files(checkpoint, ["checksums.json"])
+
+    def refuse(Bucket: str, Delete: dict[str, Any]) -> dict[str, Any]:
+        return {"Errors": [{**one, "Code": "AccessDenied", "Message": "Access Denied"} for one in Delete["Objects"]]}
+
+    monkeypatch.setattr(store._client, "delete_objects", refuse)  # type: ignore[attr-defined]
+    with pytest.raises(RecipeError, match=r"^can't remove the checkpoints after step 4 at s3:.*: .*AccessDenied"):
+        remote.forget_after(4)
+    assert remote.steps() == [4, 8]
+
+
 def _made_up(folder: Path, *steps: int) -> list[Path]:
     made = []
     for step in steps:
