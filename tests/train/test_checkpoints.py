@@ -200,6 +200,13 @@ def test_the_newest_one_before_a_step(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"ba00000004", "ba00000008", ".damaged-ba99999999"}
 
 
+def test_a_folder_of_the_users_is_no_checkpoint(tmp_path: Path) -> None:
+    _made_up(tmp_path, 4)
+    for name in ("ba00000100.bak", "ba00000100 copy", "ba", "bash"):
+        (tmp_path / name).mkdir()
+    assert newest_checkpoint(tmp_path) == tmp_path / "ba00000004"
+
+
 def test_which_stay(tmp_path: Path) -> None:
     assert Retention(2).superseded([4, 8, 12, 16]) == [4, 8]
     assert Retention(1, keep_every=8).superseded([4, 8, 12, 16, 20]) == [4, 12]

@@ -97,6 +97,9 @@ def test_half_a_copy_is_none_and_a_damaged_one_is_passed_over(tmp_path: Path) ->
     remote = RemoteRun(open_store(f"file://{tmp_path}/copies/run"))
     run = tmp_path / "run"
     run.mkdir()
+    by_hand = tmp_path / "copies/run/checkpoints/ba00000100.bak"
+    by_hand.mkdir(parents=True)
+    (by_hand / "checksums.json").touch()
     (run / "metrics.jsonl").write_text("rows\n")
     for checkpoint in _made_up(run / "checkpoints", 4, 8, 12, 16):
         remote.put_files(checkpoint, ["__0_0.distcp", "tokenizer/ranks"])

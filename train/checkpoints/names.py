@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,11 @@ def name_of(steps: int) -> str:
     return f"{PREFIX}{steps:08d}"
 
 
+def is_name(name: str) -> bool:
+    """Whether `name_of` gives such names: not a user's own `ba00001000.bak`."""
+    return re.fullmatch(f"{PREFIX}[0-9]{{8,}}", name) is not None
+
+
 def steps_of(checkpoint: Path) -> int:
     """Optimizer steps done when the checkpoint was written."""
     return steps_in(checkpoint.name)
@@ -29,7 +35,7 @@ def steps_in(name: str) -> int:
 
 def whole_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first; one of them may have been damaged since."""
-    return sorted((path for path in folder.glob(f"{PREFIX}[0-9]*") if path.is_dir()), key=steps_of)
+    return sorted((path for path in folder.glob(f"{PREFIX}*") if is_name(path.name) and path.is_dir()), key=steps_of)
 
 
 def newest_checkpoint(folder: Path, at_or_before: int | None = None) -> Path | None:

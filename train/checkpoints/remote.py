@@ -18,7 +18,7 @@ from data.stores import Store, open_store
 from data.words import byte_count
 from train.checkpoints.checksums import FILE as CHECKSUMS
 from train.checkpoints.checksums import damages, read_checksums
-from train.checkpoints.names import PARTIAL, PREFIX, name_of, newest_checkpoint, set_aside, steps_in, steps_of
+from train.checkpoints.names import PARTIAL, PREFIX, is_name, name_of, newest_checkpoint, set_aside, steps_in, steps_of
 from train.checkpoints.retention import MARK, Retention
 from train.errors import RecipeError
 from train.recipe import Recipe
@@ -60,7 +60,7 @@ class RemoteRun:
     def _steps_with(self, file: str, keys: Iterable[str]) -> list[int]:
         """Of the checkpoints that hold this file."""
         parts = (key.split("/") for key in keys)
-        return sorted(steps_in(name) for _, name, *rest in parts if rest == [file])
+        return sorted(steps_in(name) for _, name, *rest in parts if is_name(name) and rest == [file])
 
     def put_files(self, checkpoint: Path, names: Iterable[str]) -> None:
         """Copies these files of a checkpoint."""
