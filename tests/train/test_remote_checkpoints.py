@@ -126,6 +126,21 @@ def test_what_was_written_to_stay_for_ever_stays_at_the_remote(tmp_path: Path) -
     assert remote.steps() == [8, 16]
 
 
+def test_what_is_left_of_copies_that_failed_goes(tmp_path: Path) -> None:
+    remote, copies = RemoteRun(open_store(f"file://{tmp_path}/copies/run")), tmp_path / "copies/run/checkpoints"
+
+    def left() -> set[str]:
+        return {path.relative_to(copies).parts[0] for path in copies.rglob("*") if path.is_file()}
+
+    made = _made_up(tmp_path / "run" / "checkpoints", 4, 8, 12, 16)
+    for checkpoint in made:
+        remote.put_files(checkpoint, ["__0_0.distcp", "tokenizer/ranks"])
+    remote.complete(made[2], tmp_path / "run", Retention(1))
+    assert left() == {"ba00000012", "ba00000016"}  # a newer one may be whole soon
+    remote.forget_after(12)
+    assert left() == {"ba00000012"}
+
+
 def test_a_fetch_that_is_cut_short_is_made_anew_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the run's own files a checkpoint does not count: the run would go on as another one."""
     remote = RemoteRun(open_store(f"file://{tmp_path}/copies/run"))

@@ -52,15 +52,16 @@ class RemoteRun:
 
     def steps(self) -> list[int]:
         """Of the checkpoints whose copies are whole, in order."""
-        return self._steps_with(CHECKSUMS, self._keys())
+        return sorted(step for step, files in self._files().items() if CHECKSUMS in files)
 
-    def _keys(self) -> list[str]:
-        return self.store.find(f"{CHECKPOINTS}/{PREFIX}")
-
-    def _steps_with(self, file: str, keys: Iterable[str]) -> list[int]:
-        """Of the checkpoints that hold this file."""
-        parts = (key.split("/") for key in keys)
-        return sorted(steps_in(name) for _, name, *rest in parts if is_name(name) and rest == [file])
+    def _files(self) -> dict[int, set[str]]:
+        """By step, what there is of a checkpoint, whole or not."""
+        found: dict[int, set[str]] = {}
+        for key in self.store.find(f"{CHECKPOINTS}/{PREFIX}"):
+            _, name, *file = key.split("/")
+            if is_name(name):
+                found.setdefault(steps_in(name), set()).add("/".join(file))
+        return found
 
     def put_files(self, checkpoint: Path, names: Iterable[str]) -> None:
         """Copies these files of a checkpoint."""
@@ -69,28 +70,33 @@ class RemoteRun:
 
     def complete(self, checkpoint: Path, run: Path, retention: Retention) -> None:
         """Makes a copy whole whose other files are there, copies the run's own files as well, and removes the copies
-        that this one supersedes."""
+        that this one supersedes. One that is not whole was given up: no other save is in hand meanwhile."""
         for name in RUN_FILES:
             if (run / name).exists():
                 self.store.put(run / name, name)
         self.put_files(checkpoint, [CHECKSUMS])
-        keys = self._keys()
-        self._remove(retention.superseded(self._steps_with(CHECKSUMS, keys), self._steps_with(MARK, keys)))
+        found = self._files()
+        whole = [step for step, files in found.items() if CHECKSUMS in files]
+        given_up = [step for step in found if step not in whole and step < steps_of(checkpoint)]
+        marked = [step for step in whole if MARK in found[step]]
+        self._remove([*given_up, *retention.superseded(whole, marked)])
 
     def forget_after(self, step: int) -> None:
-        """Removes copies of later steps.
+        """Removes copies of later steps, whole or not.
 
         Raises:
             RecipeError: they can't be removed.
         """
         with _in_a_sentence(f"can't remove the checkpoints after step {step:,} at {self.store.url}"):
-            self._remove(later for later in self.steps() if later > step)
+            self._remove(later for later in self._files() if later > step)
 
     def _remove(self, steps: Iterable[int]) -> None:
         for step in steps:
             below = f"{CHECKPOINTS}/{name_of(step)}/"
-            self.store.remove([f"{below}{CHECKSUMS}"])
-            self.store.remove(self.store.find(below))
+            keys = self.store.find(below)
+            first = [key for key in keys if key == f"{below}{CHECKSUMS}"]
+            self.store.remove(first)
+            self.store.remove([key for key in keys if key not in first])
 
     def fetch_newest(self, run: RunDirectory, say: Say) -> None:
         """Brings the newest checkpoint that is newer than those in the run's folder, with the run's own files; it comes
