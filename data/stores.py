@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from data.errors import DataError
 
+PARTIAL = ".partial-"  # being put; a process that was killed leaves it, and putting the same file again replaces it
 DELETED_AT_ONCE = 1000  # objects; S3 takes no more
 
 
@@ -18,7 +19,11 @@ class Store(Protocol):
 
     url: str
 
-    def put(self, file: Path, key: str) -> None: ...
+    def put(self, file: Path, key: str) -> None:
+        """Where this fails, what was at the key is still there, except in file systems that are neither this machine's
+        nor object stores."""
+        ...
+
     def get(self, key: str, file: Path) -> None: ...
     def sizes(self, below: str = "") -> dict[str, int]:
         """The bytes of those that begin with `below`, sorted."""
@@ -48,15 +53,26 @@ class FsspecStore:
 
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs
+        from fsspec.implementations.local import LocalFileSystem
 
         self.url = url
         self._files, root = url_to_fs(url)
         self._root = str(root).rstrip("/")
+        self._local = isinstance(self._files, LocalFileSystem)
 
     def put(self, file: Path, key: str) -> None:
         path = f"{self._root}/{key}"
-        self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-        self._files.put_file(str(file), path)
+        folder, _, name = path.rpartition("/")
+        self._files.makedirs(folder, exist_ok=True)
+        if not self._local:
+            self._files.put_file(str(file), path)
+            return
+        partial = Path(folder, f"{PARTIAL}{name}")
+        try:
+            self._files.put_file(str(file), str(partial))
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def get(self, key: str, file: Path) -> None:
         self._files.get_file(f"{self._root}/{key}", str(file))
@@ -65,7 +81,7 @@ class FsspecStore:
         self._files.invalidate_cache()
         found = self._files.find(f"{self._root}/{below.rpartition('/')[0]}", detail=True)
         keys = {str(path).removeprefix(f"{self._root}/"): of["size"] for path, of in found.items()}
-        return {key: keys[key] for key in sorted(keys) if key.startswith(below)}
+        return {key: keys[key] for key in sorted(keys) if key.startswith(below) and f"/{PARTIAL}" not in f"/{key}"}
 
     def find(self, below: str = "") -> list[str]:
         return list(self.sizes(below))

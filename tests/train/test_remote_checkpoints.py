@@ -1,5 +1,6 @@
 """A run's copy in an object store: a run goes on from it on an empty disk, and from any kind of store."""
 
+import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from s3_server import S3Settings, s3_server
 
 from data.errors import DataError
-from data.stores import Store, open_store
+from data.stores import FsspecStore, Store, open_store
 from train.checkpoints.checksums import read_checksums, write_checksums
 from train.checkpoints.names import steps_of
 from train.checkpoints.remote import RemoteRun, send_newest
@@ -61,6 +62,27 @@ def test_every_kind_of_store_does_the_same(store: Store, tmp_path: Path) -> None
     with pytest.raises(Exception, match=r"404|a/b/c"):
         store.get("a/b/c", fetched)
     store.remove(["a/bc"])
+
+
+def test_a_file_that_cannot_be_put_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, store = tmp_path / "metrics.jsonl", FsspecStore(f"file://{tmp_path}/copies")
+    file.write_text("row\n")
+    store.put(file, "metrics.jsonl")
+    file.write_text("row\n" * 2)
+
+    def put_half(here: str, there: str) -> None:
+        Path(there).write_text("ro")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._files, "put_file", put_half)
+        with pytest.raises(OSError, match="No space left"):
+            store.put(file, "metrics.jsonl")
+    (tmp_path / "copies" / ".partial-metrics.jsonl").write_text("ro")  # as if it had been killed
+    assert store.sizes() == {"metrics.jsonl": 4}
+    store.put(file, "metrics.jsonl")
+    assert store.sizes() == {"metrics.jsonl": 8}
+    assert [path.name for path in (tmp_path / "copies").iterdir()] == ["metrics.jsonl"]
 
 
 def test_what_s3_refuses_to_remove_is_not_taken_for_removed(
