@@ -31,6 +31,7 @@ ENVIRONMENT = {
 }
 MOST_PARAMS = 100  # that MLflow takes at once
 LONGEST_PARAM = 6000
+LONGEST_LINES = 1024  # bytes: more than two lines of a metric's file
 
 
 class MlflowRun(Dashboard):
@@ -49,9 +50,8 @@ class MlflowRun(Dashboard):
         from mlflow import MlflowClient
 
         here = (folder / "mlflow").resolve().as_uri()
-        self._client: MlflowClient | None = MlflowClient(
-            config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or here
-        )
+        self._uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or here
+        self._client: MlflowClient | None = MlflowClient(self._uri)
         self._run = ""
         self._last: dict[str, int] = {}  # metric: the step of its newest value
         self._try(lambda client: self._open(client, config.experiment, name, folder / "mlflow_id", recipe))
@@ -81,8 +81,10 @@ class MlflowRun(Dashboard):
         """MLflow forgets nothing: what it has of steps after `batch` stays, and is not logged again."""
 
         def look(client: MlflowClient) -> None:
-            for key in client.get_run(self._run).data.metrics:
-                self._last[key] = max(value.step for value in client.get_metric_history(self._run, key))
+            if folder := metrics_folder(self._uri, self._run):
+                self._last = newest_steps(folder)
+            else:  # a server has each metric's newest value at hand
+                self._last = {one.key: one.step for one in client.get_run(self._run).data.to_proto().metrics}
 
         self._try(look)
 
@@ -108,9 +110,32 @@ class MlflowRun(Dashboard):
             return
         try:
             action(self._client)
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, ValueError) as error:  # the last: a damaged line in its files
             self._client = None
             warn(f"MLflow is gone ({shorten(str(error) or type(error).__name__, 160)}); metrics.jsonl goes on")
+
+
+def metrics_folder(uri: str, run: str) -> Path | None:
+    """Where MLflow keeps a run's metrics in files; None: another kind of store."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    return next(Path(local_file_uri_to_path(uri)).glob(f"*/{run}/metrics"), None)
+
+
+def newest_steps(folder: Path) -> dict[str, int]:
+    """By metric, the step in the last line of its file (`TIME VALUE STEP`, in the order in which they were logged):
+    MLflow itself would read all that was ever logged."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    lines = {path.relative_to(folder).as_posix(): last_line(path).split() for path in files}
+    return {key: int(line[-1]) for key, line in lines.items() if line}
+
+
+def last_line(file: Path) -> str:
+    """The last that is whole; empty if there is none. It is a short one."""
+    with file.open("rb") as content:
+        content.seek(max(0, file.stat().st_size - LONGEST_LINES))
+        before, newline, _ = content.read().rpartition(b"\n")
+    return before.rpartition(b"\n")[2].decode() if newline else ""
 
 
 def filed(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_workspaces.reports.v2 import LinePlot
 
-from train.mlflow_run import ENVIRONMENT, leaves
+from train import mlflow_run
+from train.mlflow_run import ENVIRONMENT, MlflowRun, leaves
 from train.reader import RecipeSource, read_recipe
-from train.recipe import Recipe
+from train.recipe import MlflowConfig, Recipe
 from train.wandb_run import SUMMARIES
 from train.workspace import workspace
 
@@ -160,6 +161,37 @@ def test_mlflow_shows_every_metric_once(killed: Path, monkeypatch: pytest.Monkey
     histories = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
     shown = {key.removesuffix("/all"): [(one.step, one.value) for one in of] for key, of in histories.items()}
     assert_same(shown, killed)
+
+
+@pytest.mark.parametrize("in_files", [True, False])
+def test_mlflow_is_not_asked_for_all_that_it_has(
+    in_files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time to the first step does not grow with the steps done."""
+    for key, value in ENVIRONMENT.items():
+        monkeypatch.setenv(key, value)
+    recipe = {"seed": 3}
+    first = MlflowRun(MlflowConfig(), "run", tmp_path, recipe)
+    for batch in (1, 2, 3):
+        first.write({"batch": batch, "tokens": 8 * batch, "loss/total": 1 / batch})
+    first.write({"batch": 2, "tokens": 16, "eval/loss": 1.0})  # killed before that of step 3
+    from mlflow import MlflowClient
+
+    if not in_files:  # as of a server
+        monkeypatch.setattr(mlflow_run, "metrics_folder", lambda uri, run: None)
+    with monkeypatch.context() as patch:
+        patch.delattr(MlflowClient, "get_metric_history")
+        if in_files:
+            patch.delattr(MlflowClient, "get_run")
+        again = MlflowRun(MlflowConfig(), "run", tmp_path, recipe)
+        again.open_after(1)
+    for batch in (2, 3, 4):
+        again.write({"batch": batch, "tokens": 8 * batch, "loss/total": 1 / batch})
+        again.write({"batch": batch, "tokens": 8 * batch, "eval/loss": 1.0})
+    client = MlflowClient((tmp_path / "mlflow").as_uri())
+    run = (tmp_path / "mlflow_id").read_text()
+    for key, steps in {"tokens": [1, 2, 3, 4], "loss/total": [1, 2, 3, 4], "eval/loss": [2, 3, 4]}.items():
+        assert [one.step for one in client.get_metric_history(run, key)] == steps
 
 
 def test_an_mlflow_that_is_gone_stops_nothing(workshop: SimpleNamespace) -> None:
