@@ -19,9 +19,10 @@ from typing import Any, Literal, cast
 import wandb
 from PIL.Image import Image
 
-from train.callbacks.metrics_file import rows_from
+from train.callbacks.metrics_file import iterate_rows, rows_from
 from train.dashboard import Dashboard, news, warn
 from train.errors import RecipeError, Stopped
+from train.events import START
 from train.recipe import Recipe
 from train.run_directory import RunDirectory
 from train.wandb_log import logs_of, mend, newest_row
@@ -64,10 +65,12 @@ class WandbRun(Dashboard):
         self._behind = False
         self._held: list[tuple[int, dict[str, Any]]] = []  # (step, values) not yet handed over
         self._handed_over = time.monotonic()
-        self._look_at(logs_of(run.path / "wandb", run.wandb_id()))
+        files = logs_of(run.path / "wandb", run.wandb_id())
+        self._look_at(files)
         self._threads: list[threading.Thread] = []
         self._run = begin(recipe, run, config)
-        self._first = max([self._run.starting_step if self._run else 0, *self._last.values()])
+        newest = max(self._last.values(), default=first_step_of(run, len(files)))
+        self._first = max(self._run.starting_step if self._run else 0, newest)
         self._try(define_metrics)
         self._beside("the plan and the data card", lambda open_run: log_documents(open_run, recipe, run))
 
@@ -228,6 +231,13 @@ def mode_of(recipe: Recipe) -> Mode:
         return "online" if wandb.login(prompt=False, verify=False) else "offline"
     except wandb.errors.AuthenticationError:
         return "online"  # where it is said what is wrong with the key
+
+
+def first_step_of(run: RunDirectory, files: int) -> int:
+    """The first step of the starts that W&B's files are of, the newest ones before this one: where none of them holds
+    a row, those of earlier starts may have been sent and cleared away."""
+    before = [row["step"] for row in iterate_rows(run.events) if row["event"] == START][:-1]
+    return before[-files:][0] + 1 if files and before else 0
 
 
 def define_metrics(run: wandb.Run) -> None:
