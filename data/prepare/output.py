@@ -1,6 +1,8 @@
 """The output folder appears whole or not at all."""
 
 import fcntl
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +10,12 @@ from pathlib import Path
 
 from data import manifest
 from data.errors import DataError
+
+# Of a dataset's folder, and of one that a run has fetched a dataset to; hidden files go with it.
+OURS = re.compile(
+    r"manifest\.json|target_counts\.parquet|data_card\.(md|html)|tokenizer/[^/]+|quarantine/part-[^/]+"
+    r"|(lineage/)?[^/]+/(train|heldout)/(index\.json|part-\d+\.parquet|shard\.[^/]+)"
+)
 
 
 @contextmanager
@@ -45,12 +53,30 @@ def check_replaceable(output: Path) -> None:
     """Refuses to overwrite what `brickyard prepare` did not write.
 
     Raises:
-        DataError: `output` is a file, or a folder that is neither empty nor a dataset.
+        DataError: `output` is a file, or a folder that is neither empty nor a dataset and nothing else.
     """
     if not output.exists():
         return
-    if not output.is_dir() or (any(output.iterdir()) and not (output / manifest.FILE).is_file()):
+    if not output.is_dir() or (any(output.iterdir()) and not _is_dataset(output)):
         raise DataError(f"output: {output} exists and is no prepared dataset; remove it or choose another folder")
+    if foreign := next((name for name in _files(output) if not OURS.fullmatch(name)), None):  # a run has a manifest too
+        raise DataError(
+            f"output: {output} would be replaced, but {foreign} is not of a prepared dataset; "
+            "move it away or choose another folder"
+        )
+
+
+def _is_dataset(folder: Path) -> bool:
+    return (folder / manifest.FILE).is_file() and any(folder.glob("*/train"))
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """The files that are not hidden, by their paths in the folder."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(root, name).relative_to(folder).as_posix()
 
 
 def _replaced(output: Path) -> Path:

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from data.errors import DataError
-from data.prepare.output import locked, publish
+from data.prepare.output import check_replaceable, locked, publish
 
 
 def make_dataset(folder: Path, name: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "code" / "train").mkdir(parents=True)
     (folder / "manifest.json").write_text(name)
 
 
@@ -53,3 +53,34 @@ def test_an_output_that_can_not_be_is_said_in_a_sentence(tmp_path: Path) -> None
     for output in (tmp_path / "file" / "demo", tmp_path / ("x" * 300)):
         with pytest.raises(DataError, match=r"^output: .* can't be made \("), locked(output):
             pass
+
+
+def test_only_a_dataset_is_replaced(tmp_path: Path) -> None:
+    output = tmp_path / "demo"
+    make_dataset(output, "old")
+    for name in (
+        "code/train/shard.00000.0a1b2c3d4e5f.mds.zstd.x7",
+        "code/train/shard.00000.0a1b2c3d4e5f.mds",
+        "code/heldout/index.json",
+        "lineage/code/train/part-00000.parquet",
+        "quarantine/part-00000.parquet",
+        "tokenizer/encoding.json",
+        "target_counts.parquet",
+        "data_card.md",
+        ".versions/files.json",
+        "code/.DS_Store",
+    ):
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).touch()
+    check_replaceable(output)
+    for name in ("recipe.yaml", "checkpoints/ba00000240/weights", "code/train/notes.txt", "tokenizer/old/ranks"):
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).touch()
+        with pytest.raises(DataError, match=f"demo would be replaced, but {name} is not of a prepared dataset"):
+            check_replaceable(output)
+        (output / name).unlink()
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "manifest.json").write_text('{"name": "my app"}')
+    with pytest.raises(DataError, match="site exists and is no prepared dataset"):
+        check_replaceable(site)
