@@ -53,12 +53,14 @@ def check_replaceable(output: Path) -> None:
     """Refuses to overwrite what `brickyard prepare` did not write.
 
     Raises:
-        DataError: `output` is a file, or a folder that is neither empty nor a dataset and nothing else.
+        DataError: `output` is a file, a mount point, or a folder that is neither empty nor a dataset and nothing else.
     """
     if not output.exists():
         return
     if not output.is_dir() or (any(output.iterdir()) and not _is_dataset(output)):
         raise DataError(f"output: {output} exists and is no prepared dataset; remove it or choose another folder")
+    if os.path.ismount(output):
+        raise DataError(f"output: {output} is a mount point, which can't be replaced; choose a folder in it")
     if foreign := next((name for name in _files(output) if not OURS.fullmatch(name)), None):  # a run has a manifest too
         raise DataError(
             f"output: {output} would be replaced, but {foreign} is not of a prepared dataset; "

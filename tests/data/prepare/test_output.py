@@ -1,5 +1,6 @@
 """The output folder appears whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,13 @@ def test_only_a_dataset_is_replaced(tmp_path: Path) -> None:
     (site / "manifest.json").write_text('{"name": "my app"}')
     with pytest.raises(DataError, match="site exists and is no prepared dataset"):
         check_replaceable(site)
+
+
+def test_a_mount_point_is_refused_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "disk")
+    (tmp_path / "disk").mkdir()
+    with (
+        pytest.raises(DataError, match=r"disk is a mount point, which can't be replaced; choose a folder in it"),
+        locked(tmp_path / "disk"),
+    ):
+        pass
