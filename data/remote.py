@@ -117,12 +117,14 @@ def download(remote: str, local: Path) -> Path:
 
 
 def drop_half_fetched(folder: Path, entries: list[dict[str, Any]]) -> None:
-    """Deletes shard files of another size than the index says, and `shard.00000.mds.SOMETHING` beside them."""
+    """Deletes shard files of another size than the index says, and those beside them that are named `SHARD.SOMETHING`
+    or `SHARD.SOMETHING.tmp`."""
     whole = {
         file["basename"]: file["bytes"] for entry in entries for file in (entry["raw_data"], entry["zip_data"]) if file
     }
     for name, size in file_sizes(folder).items():
-        if whole.get(name, size) != size or (name not in whole and name.rpartition(".")[0] in whole):
+        is_part = name not in whole and any(name.rsplit(".", number)[0] in whole for number in (1, 2))
+        if whole.get(name, size) != size or is_part:
             (folder / name).unlink(missing_ok=True)
 
 

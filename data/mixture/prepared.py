@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import time
 import weakref
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ class PreparedDataset(StreamingDataset):
         for folder in folders if remotes and get_local_rank() == 0 else ():
             weakref.finalize(self, os.close, take_cache(folder))
         streams = [
-            Stream(local=str(folder), remote=remote)
+            PreparedStream(local=str(folder), remote=remote)
             for folder, remote in zip(folders, remotes or repeat(None, len(folders)), strict=True)
         ]
         with alone_on_this_machine(), probes_closed(), number_of_leader(), quick_opening():
@@ -77,7 +78,7 @@ class PreparedDataset(StreamingDataset):
         self._checked: dict[int, int] = {}  # shard: the inode of its file that was held to its hash
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
-        """Have the shard on disk, fetched, checked and unpacked. A damaged copy is fetched again, once.
+        """Have the shard on disk, fetched, checked and unpacked. A damaged copy is fetched or unpacked again, once.
 
         Raises:
             DataError: it can't be fetched, or is not what the index says.
@@ -85,7 +86,7 @@ class PreparedDataset(StreamingDataset):
         try:
             super().prepare_shard(shard_id, blocking)
             if self._is_damaged(shard_id):
-                if self.streams[self.stream_per_shard[shard_id]].remote is None:
+                if not self._is_copy(shard_id):
                     raise ValueError("it is not what was written (its hash differs); restore it, or prepare anew")
                 self._drop_damaged(shard_id)
                 super().prepare_shard(shard_id)
@@ -122,11 +123,21 @@ class PreparedDataset(StreamingDataset):
         self._checked[shard_id] = inode
         return False
 
+    def _is_copy(self, shard_id: int) -> bool:
+        """Whether the shard's raw file was fetched, or unpacked from one that stays."""
+        _, compressed = self.shards[shard_id].file_pairs[0]
+        return compressed is not None or self.streams[self.stream_per_shard[shard_id]].remote is not None
+
     def _drop_damaged(self, shard_id: int) -> None:
         """Delete a damaged copy, unless another process has done so and fetched it again."""
+        shard, stream = self.shards[shard_id], self.streams[self.stream_per_shard[shard_id]]
         with self._cache_filelock:
-            if self._is_damaged(shard_id):
+            if not self._is_damaged(shard_id):
+                return
+            if stream.remote is not None:
                 self._evict_shard(shard_id)
+            else:
+                Path(stream.local, stream.split, shard.file_pairs[0][0].basename).unlink(missing_ok=True)
 
     def _cannot_prepare(self, shard_id: int, error: Exception) -> DataError:
         """What to say of it. Nothing half done stays in a cache, where the next run would take it for the shard."""
@@ -143,6 +154,15 @@ class PreparedDataset(StreamingDataset):
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return DataError(f"{stream.local} has no room for {name}: make some, or lower dataset.cache_limit")
         return DataError(f"{name} can't be fetched from {stream.remote}: {first_line(error)}")
+
+
+class PreparedStream(Stream):
+    """Unpacks each file under a name of its own: other runs may be unpacking it in the same folder."""
+
+    def _decompress_shard_part(self, zip_info: Any, zip_filename: str, raw_filename: str, compression: Any) -> None:
+        own = f"{raw_filename}.{secrets.token_hex(4)}"
+        super()._decompress_shard_part(zip_info, zip_filename, own, compression)
+        Path(own).replace(raw_filename)
 
 
 def first_line(error: Any) -> str:

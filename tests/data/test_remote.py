@@ -40,6 +40,7 @@ def test_whole_shards_stay_in_the_cache_and_half_fetched_ones_go(remote: Path, t
     (train / "shard.00000.mds").write_bytes(bytes(699))
     (train / "shard.00001.mds.tmp").touch()
     (train / "shard.00000.mds.a1b2C3").touch()
+    (train / "shard.00000.mds.a1b2c3.tmp").touch()
     (train / "notes.txt").touch()
     fetch(str(remote), cache)
     assert files(cache) == BROUGHT | {"code/train/shard.00001.mds", "code/train/notes.txt"}

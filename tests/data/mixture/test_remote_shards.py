@@ -1,6 +1,7 @@
 """Shards that lie elsewhere: fetched before they are needed, evicted under a limit, refused when they are not whole."""
 
 import itertools
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -188,6 +189,37 @@ def test_a_damaged_shard_that_is_the_only_copy_is_named(remote: Path, two_stages
     dataset = CurriculumDataset(two_stages, [remote / name for name in ROWS], BATCH)
     with pytest.raises(DataError, match=r"web/shard\.[0-9]{5}\.mds can't be read: it is not what was written"):
         next(iter(CurriculumLoader(dataset, workers)))
+
+
+def test_a_damaged_copy_that_was_unpacked_is_unpacked_again(tmp_path: Path) -> None:
+    [folder] = write_domains(tmp_path, {"web": 50}, ROWS_PER_SHARD, compression="zstd")
+    for _ in range(2):
+        dataset = PreparedDataset([folder], None, batch_size=1)
+        assert [int(dataset[row]["tokens"][1]) for row in range(50)] == list(range(50))
+        for path in folder.glob("*.mds"):
+            spoil(path)
+    compressed = sorted(folder.glob("*.zstd"))[0]
+    spoil(compressed)
+    with pytest.raises(DataError, match=rf"{compressed.name} can't be read: Checksum failure"):
+        PreparedDataset([folder], None, batch_size=1)[0]
+
+
+def test_runs_that_unpack_the_same_file_at_once_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run unpacks it between our writing it and our renaming it."""
+    [folder] = write_domains(tmp_path, {"web": 50}, ROWS_PER_SHARD, compression="zstd")
+    ours, other = (PreparedDataset([folder], None, batch_size=1) for _ in range(2))
+    rename, renamed = os.rename, []
+
+    def rename_after_the_other(before: str, after: str) -> None:
+        if not renamed:
+            renamed.append(after)
+            other.prepare_shard(0)
+        rename(before, after)
+
+    monkeypatch.setattr(os, "rename", rename_after_the_other)
+    assert [int(ours[row]["tokens"][1]) for row in range(50)] == list(range(50))
+    assert renamed
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".mds", ".zstd"}
 
 
 def test_two_processes_do_not_share_a_cache(

@@ -54,7 +54,9 @@ def test_a_shard_that_is_there_is_local_and_a_late_reader_fetches_it_again() -> 
 
 def test_hashes_are_checked_when_a_shard_has_been_fetched_or_unpacked() -> None:
     assert "if self.validate_hash:" in inspect.getsource(stream_module.Stream._prepare_shard_part)
-    assert "if self.validate_hash:" in inspect.getsource(stream_module.Stream._decompress_shard_part)
+    source = inspect.getsource(stream_module.Stream._decompress_shard_part)
+    assert "if self.validate_hash:" in source
+    assert "tmp_filename = raw_filename + '.tmp'" in source  # beside the name that it is told
 
 
 def test_what_is_replaced_while_a_dataset_opens_is_put_back() -> None:
