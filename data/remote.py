@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -24,7 +25,7 @@ def version_folder(manifest: Manifest) -> str:
 def fetch(remote: str, folder: Path) -> Manifest:
     """Brings the manifest and the indexes of the dataset at `remote` into `folder`, which caches its shards.
 
-    What was being fetched there when a run was killed is deleted.
+    What was being fetched there when a run was killed is deleted, unless another run is using the folder.
 
     Args:
         remote: anything that Streaming fetches from: s3://..., gs://..., oci://..., hf://..., a path, and so on.
@@ -118,14 +119,21 @@ def download(remote: str, local: Path) -> Path:
 
 def drop_half_fetched(folder: Path, entries: list[dict[str, Any]]) -> None:
     """Deletes shard files of another size than the index says, and those beside them that are named `SHARD.SOMETHING`
-    or `SHARD.SOMETHING.tmp`."""
+    or `SHARD.SOMETHING.tmp`; none while a run uses the folder as its cache, which may be fetching them just now."""
     whole = {
         file["basename"]: file["bytes"] for entry in entries for file in (entry["raw_data"], entry["zip_data"]) if file
     }
-    for name, size in file_sizes(folder).items():
-        is_part = name not in whole and any(name.rsplit(".", number)[0] in whole for number in (1, 2))
-        if whole.get(name, size) != size or is_part:
-            (folder / name).unlink(missing_ok=True)
+    taken = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(taken, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as take_cache does for the whole of a run
+        for name, size in file_sizes(folder).items():
+            is_part = name not in whole and any(name.rsplit(".", number)[0] in whole for number in (1, 2))
+            if whole.get(name, size) != size or is_part:
+                (folder / name).unlink(missing_ok=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(taken)
 
 
 def fetch_tokenizer(remote: str, folder: Path, manifest: Manifest) -> None:

@@ -1,5 +1,6 @@
 """A dataset at a remote: its manifest and indexes come first, and a cache that holds something else is refused."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from test_manifest import make_dataset
 
 from data.errors import DataError
 from data.manifest import Manifest
+from data.mixture.prepared import take_cache
 from data.remote import fetch
 
 
@@ -44,6 +46,20 @@ def test_whole_shards_stay_in_the_cache_and_half_fetched_ones_go(remote: Path, t
     (train / "notes.txt").touch()
     fetch(str(remote), cache)
     assert files(cache) == BROUGHT | {"code/train/shard.00001.mds", "code/train/notes.txt"}
+
+
+def test_what_another_run_is_fetching_stays(remote: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    fetch(str(remote), cache)
+    halves = {"code/train/shard.00000.mds", "code/train/shard.00001.mds.tmp"}
+    for name in halves:
+        (cache / name).touch()
+    taken = take_cache(cache / "code" / "train")
+    fetch(str(remote), cache)
+    assert files(cache) == BROUGHT | halves
+    os.close(taken)
+    fetch(str(remote), cache)
+    assert files(cache) == BROUGHT
 
 
 def test_a_cache_of_another_dataset_is_refused(remote: Path, tmp_path: Path) -> None:
