@@ -87,7 +87,7 @@ class PreparedDataset(StreamingDataset):
             super().prepare_shard(shard_id, blocking)
             if self._is_damaged(shard_id):
                 if not self._is_copy(shard_id):
-                    raise ValueError("it is not what was written (its hash differs); restore it, or prepare anew")
+                    raise ValueError("it is not what was written (its hash differs)")
                 self._drop_damaged(shard_id)
                 super().prepare_shard(shard_id)
         except Exception as error:
@@ -149,11 +149,15 @@ class PreparedDataset(StreamingDataset):
         self._shard_states[shard_id] = _ShardState.REMOTE  # nobody waits for it any more
         if stream.remote is None:
             path = Path(stream.local) / name
-            gone = "the file is gone; restore it, or prepare the dataset again"
-            return DataError(f"{path} can't be read: {first_line(error) if path.exists() else gone}")
+            why = first_line(error) if path.exists() else "the file is gone; restore it, or prepare the dataset again"
+            if isinstance(error, ValueError):  # of its content, which `brickyard prepare` does not read again
+                why += "; restore it, or delete it and prepare the dataset again"
+            return DataError(f"{path} can't be read: {why}")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return DataError(f"{stream.local} has no room for {name}: make some, or lower dataset.cache_limit")
-        return DataError(f"{name} can't be fetched from {stream.remote}: {first_line(error)}")
+        remedy = "; if it is damaged there, delete it and prepare the dataset again"
+        why = first_line(error) + (remedy if isinstance(error, ValueError) else "")
+        return DataError(f"{name} can't be fetched from {stream.remote}: {why}")
 
 
 class PreparedStream(Stream):

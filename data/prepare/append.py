@@ -27,7 +27,6 @@ from data.manifest import (
     Manifest,
     SplitRecord,
     folder_of,
-    verify,
     verify_index,
 )
 from data.prepare.duplicates.documents import is_new
@@ -35,9 +34,9 @@ from data.prepare.places import Places
 from data.prepare.recipe import PrepareRecipe, TokenizerKind
 from data.prepare.session import spark_path
 from data.prepare.shards import write_index
+from data.prepare.whole import TARGETS, verify_all
 from data.tokenizer import Tokenizer
 
-TARGETS = "target_counts.parquet"  # in a dataset: how often each token is a target, by domain and split
 ANEW = "prepare a dataset anew in another folder"
 
 Splits = dict[str, dict[str, SplitRecord]]  # domain -> split -> record
@@ -79,7 +78,7 @@ def find_base(recipe: PrepareRecipe, tokenizer: Tokenizer | None) -> Base | None
     output = recipe.folder
     if not recipe.append or not (output / FILE).is_file():
         return None
-    manifest = verify(output)
+    manifest = verify_all(output)
     base = Base(output, manifest, Tokenizer.load(output / manifest.tokenizer.folder))
     for key, then, now in _differences(base, recipe, tokenizer):
         if then != now:

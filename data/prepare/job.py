@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from data.errors import DataError
-from data.manifest import LINEAGE, SPLITS, Manifest, TokenizerRecord, verify
+from data.manifest import LINEAGE, SPLITS, Manifest, TokenizerRecord
 from data.prepare import append, documents, lineage, placing, quarantine, record, shards, sources, tokens
 from data.prepare.append import Base
 from data.prepare.attempts import remove_lost
@@ -36,6 +36,7 @@ from data.prepare.recipe import Packing, PrepareRecipe, content, resolved
 from data.prepare.session import divide_work, explained, spark_session
 from data.prepare.stages import Stage, Stages, fingerprint_of
 from data.prepare.upload import RemoteDataset
+from data.prepare.whole import verify_all
 from data.tokenizer import Tokenizer
 
 VERSION = 5  # of what a recipe means: raise it when the same recipe and inputs should give other data
@@ -389,7 +390,7 @@ def _fingerprints(
 def _whole(output: Path) -> Manifest | None:
     """The manifest of what lies in `output`, if it is whole."""
     try:
-        return verify(output)
+        return verify_all(output)
     except DataError:
         return None
 

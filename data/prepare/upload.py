@@ -20,6 +20,7 @@ from typing import TypeVar
 from data.errors import DataError
 from data.manifest import FILE, INDEX, Manifest, folder_of
 from data.patience import Say, patient
+from data.prepare.whole import missing, tokenizer_files
 from data.remote import VERSIONS, version_folder
 from data.stores import open_store
 from data.words import byte_count, plural
@@ -72,7 +73,8 @@ class RemoteDataset:
         if manifest is None or any(there.get(key) != size for key, size in shards_of(manifest).items()):
             return None
         below = version_folder(manifest)
-        return manifest if {f"{below}/{key}" for key in indexes_of(manifest)} <= there.keys() else None
+        of_version = {f"{below}/{key}" for key in (*indexes_of(manifest), *tokenizer_files(manifest))}
+        return manifest if of_version <= there.keys() and not missing(manifest, there) else None
 
     def upload(self, folder: Path, manifest: Manifest, report: Say) -> None:
         """Brings the dataset in `folder` there, as far as it is not there yet.

@@ -185,7 +185,7 @@ def test_a_shard_that_goes_ends_the_run_and_costs_nothing(workshop: SimpleNamesp
     codes = brickyard(command(workshop, "frail", *options), log, ranks=2)
     assert codes == [2, 2]
     said = log.read_text()
-    assert "it is not what was written (its hash differs); restore it, or prepare anew" in said
+    assert "it is not what was written (its hash differs); restore it, or delete it and" in said
     assert said.count("brickyard train: ") == 1
     assert "Traceback" not in log.read_text()
 

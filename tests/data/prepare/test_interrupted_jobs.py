@@ -11,6 +11,7 @@ import pytest
 
 from data.errors import DataError
 from data.manifest import Manifest, verify
+from data.prepare import job
 from data.prepare.job import prepare
 from data.prepare.recipe import Domain, Source, SourceFormat, SparkChoice, TokenizerChoice, TokenizerKind
 from data.prepare.stages import Stages
@@ -27,6 +28,9 @@ def test_a_rerun_does_nothing_and_a_change_is_noticed(root, two_cores, spark, tm
     assert manifest.stat().st_mtime_ns == before
     copy = tmp_path / "dataset"
     shutil.copytree(two_cores, copy)
+    assert job._whole(copy) == Manifest.read(two_cores)
+    shutil.rmtree(copy / "tokenizer")
+    assert job._whole(copy) is None
     changed = recipe(root, copy, compression=None, max_seq_len=64, seed=6)
     prepare(changed, lambda line: None, spark)
     rebuilt = verify(copy)

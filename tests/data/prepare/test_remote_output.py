@@ -23,6 +23,7 @@ from data.prepare import bpe, upload
 from data.prepare.job import prepare
 from data.prepare.recipe import Domain, PrepareRecipe, Source, TokenizerChoice, TokenizerKind
 from data.prepare.upload import LIKE_OURS, OURS, RemoteDataset, indexes_of, shards_of
+from data.prepare.whole import verify_all
 from data.stores import FsspecStore, S3Store, open_store
 
 from corpus import ordinary_documents
@@ -53,6 +54,7 @@ def make_dataset(folder: Path, seed: int, shards: int, domains: tuple[str, ...] 
         f"of {seed}", f"{seed}|.", {bytes([byte]): byte for byte in range(256)}, {"<|endoftext|>": 256}
     )
     tokenizer.save(folder / "tokenizer")
+    (folder / "target_counts.parquet").write_text(f"of {seed}")
     records = {}
     for domain in domains:
         entries, place = [], folder / folder_of(domain, "train")
@@ -65,6 +67,9 @@ def make_dataset(folder: Path, seed: int, shards: int, domains: tuple[str, ...] 
             raw = {"basename": name, "bytes": 40, "hashes": {}}
             entries.append({"samples": 1, "raw_data": raw, "zip_data": None})
         write_index(place, entries)
+        of_lineage = folder / "lineage" / folder_of(domain, "train") / "part-00000.parquet"
+        of_lineage.parent.mkdir(parents=True)
+        of_lineage.write_text(f"of {domain}")
         split = SplitRecord(1, 10 * shards, 0, shards, [shard_record(entry) for entry in entries])
         records[domain] = DomainRecord(1, {}, 0, 1, [], {}, {"train": split}, None)
     of_tokenizer = TokenizerRecord(tokenizer.name, 257, 256, tokenizer.fingerprint, "tokenizer")
@@ -241,6 +246,31 @@ def test_files_of_fixed_names_are_brought_again_only_if_they_changed(
     brought.clear()
     dataset.upload(tmp_path / "2", manifests[1], silent)
     assert "code/train/index.json" in brought and not [key for key in brought if key.endswith(".mds")]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "tokenizer/encoding.json",
+        "target_counts.parquet",
+        "lineage/code/train/part-00000.parquet",
+        ".versions/*/code/train/index.json",
+        ".versions/*/tokenizer/ranks.tiktoken",
+        "web/train/shard.00001.*.mds",
+    ],
+)
+def test_what_has_lost_a_file_is_not_whole(tmp_path: Path, there: Path, lost: str) -> None:
+    manifest = make_dataset(tmp_path / "made", 1, 2)
+    dataset = RemoteDataset(f"file://{there}")
+    dataset.upload(tmp_path / "made", manifest, silent)
+    assert dataset.whole() == manifest == verify_all(tmp_path / "made")
+    [file] = there.glob(lost)
+    file.unlink()
+    assert dataset.whole() is None
+    if not lost.startswith(".versions"):
+        (tmp_path / "made" / file.relative_to(there)).unlink()
+        with pytest.raises(DataError, match=rf"{file.name if 'lineage' not in lost else 'code/train'} is missing"):
+            verify_all(tmp_path / "made")
 
 
 # On a server, with Spark.
