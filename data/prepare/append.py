@@ -93,7 +93,7 @@ def check_continues(base: Base | None, there: Manifest | None, url: str, output:
     """Refuses to put at `url`, in the place of the dataset that is there, one that does not go on from it.
 
     Raises:
-        DataError: `there` is neither the base nor one that the base was appended to.
+        DataError: `there`, whole or not, is neither the base nor one that the base was appended to.
     """
     known = set()
     if base is not None:

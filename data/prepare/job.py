@@ -79,7 +79,7 @@ def prepare(recipe: PrepareRecipe, report: Report, spark: SparkSession | None = 
             report(f"{remote.url} is up to date: nothing to do")
             return kept
         if remote is not None and recipe.append:
-            append.check_continues(base, remote.whole(), remote.url, output)
+            append.check_continues(base, remote.manifest(), remote.url, output)
         manifest = _if_same(_whole(output), *fingerprints)
         if manifest is not None:
             report(f"{output} is up to date: nothing to do")

@@ -66,6 +66,10 @@ class RemoteDataset:
                 f"{foreign[0]}; choose another URL"
             )
 
+    def manifest(self) -> Manifest | None:
+        """What is there says of itself, whole or not."""
+        return self._manifest(self._sizes())
+
     def whole(self) -> Manifest | None:
         """The manifest of what is there, unless there is none or something of what it speaks of is missing."""
         there = self._sizes()

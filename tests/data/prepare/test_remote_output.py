@@ -1,5 +1,6 @@
 """A dataset at a URL: a reader finds a whole one at any moment, and what is there is not brought again."""
 
+import dataclasses
 import json
 import os
 import re
@@ -271,6 +272,19 @@ def test_what_has_lost_a_file_is_not_whole(tmp_path: Path, there: Path, lost: st
         (tmp_path / "made" / file.relative_to(there)).unlink()
         with pytest.raises(DataError, match=rf"{file.name if 'lineage' not in lost else 'code/train'} is missing"):
             verify_all(tmp_path / "made")
+
+
+def test_a_dataset_there_that_lost_a_shard_is_not_replaced_by_one_that_does_not_go_on_from_it(
+    tmp_path: Path, there: Path
+) -> None:
+    texts = ordinary_documents("web", 30)
+    write_text(tmp_path, web=texts, code=texts)
+    bpe.train(iter(texts), 300, "small").save(tmp_path / "ranks")
+    manifest = make_dataset(tmp_path / "made", 1, 2)
+    RemoteDataset(f"file://{there}").upload(tmp_path / "made", manifest, silent)
+    next(there.glob("code/train/*.mds")).unlink()
+    with pytest.raises(DataError, match=r"append: file://.* has a dataset that the one in .* does not go on from"):
+        prepare(dataclasses.replace(recipe_in(tmp_path), output=f"file://{there}", append=True), silent)
 
 
 # On a server, with Spark.
