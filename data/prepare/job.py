@@ -39,7 +39,7 @@ from data.prepare.upload import RemoteDataset
 from data.prepare.whole import verify_all
 from data.tokenizer import Tokenizer
 
-VERSION = 5  # of what a recipe means: raise it when the same recipe and inputs should give other data
+VERSION = 6  # of what a recipe means: raise it when the same recipe and inputs should give other data
 TOKENIZER_FOLDER = "tokenizer"
 SPARK = "spark"  # in the folder of the work: the session's logs
 DATASET = "dataset"  # in the folder of the shards' stage: what becomes recipe.output
