@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import DataError
+from data.prepare.cleaning.encoding import Unicode
 from data.prepare.duplicates.choices import Benchmark, Decontaminate
 from data.prepare.duplicates.words import ngrams, parts
 from data.prepare.folders import files_below
@@ -57,7 +58,8 @@ def read_benchmarks(choice: Decontaminate) -> Contamination:
     for number, benchmark in enumerate(choice.benchmarks):
         key = f"decontaminate.benchmarks[{number}]"
         counts = [0, 0]
-        for texts in _grouped(_examples(benchmark, key)):
+        # Documents come cleaned: an é that is written in two characters would match none of theirs.
+        for texts in _grouped(map(Unicode().apply, _examples(benchmark, key))):
             found, few = _hashes(texts, choice.ngram)
             counts = [counts[0] + len(texts), counts[1] + few]
             hashes, first = np.unique(np.concatenate([hashes, found]), return_index=True)

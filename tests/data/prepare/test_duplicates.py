@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -323,6 +324,19 @@ def test_mistakes_in_benchmarks_are_named(choice, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmarks, "MAX_NGRAMS", 20)
     with pytest.raises(DataError, match="more than 20 different runs of 13 words"):
         benchmarks.read_benchmarks(choice)
+
+
+def test_characters_written_in_two_are_found_in_documents_that_have_them_in_one(tmp_path):
+    text = "é à ü " * 5
+    found = []
+    for form in ("NFC", "NFD"):
+        written = unicodedata.normalize(form, text)
+        (tmp_path / "b.txt").write_text(written)
+        (tmp_path / "b.jsonl").write_text(json.dumps({"question": written}))
+        for name in ("b.txt", "b.jsonl"):
+            made = benchmarks.read_benchmarks(Decontaminate([Benchmark("b", str(tmp_path / name))], ngram=3))
+            found.append(made.hashes.tolist())
+    assert found == [found[0]] * 4
 
 
 def test_another_benchmark_is_another_step(choice, tmp_path):
