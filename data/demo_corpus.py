@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
+from data.errors import DataError
+
 VERSION = 1  # of what this file gathers: raise it, and every machine gathers anew
 STAMP = "gathered.json"
 # Caps in bytes. Whole, the standard library is 12 MB and the packages 500 MB; the demo prepares and trains in minutes.
@@ -61,9 +63,15 @@ class Gathered:
 def gather(output: Path, progress: Callable[[str], None]) -> Gathered:
     """Writes OUTPUT/DOMAIN/documents.jsonl for the three domains, or keeps what an equal environment wrote before.
 
-    The folder appears whole or not at all: it is written beside its place and renamed. One of that name is replaced.
+    The folder appears whole or not at all: it is written beside its place and renamed. What was gathered before is
+    replaced.
+
+    Raises:
+        DataError: `output` is there, and holds something else.
     """
     output = Path(output)
+    if output.exists() and not (output / STAMP).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(f"{output} exists and holds no gathered corpus; remove it or choose another folder")
     distributions = _distributions()
     fingerprint = _fingerprint(distributions)
     if (kept := _read_stamp(output, fingerprint)) is not None:
@@ -184,7 +192,7 @@ def _capped(documents: Iterable[Document], cap: int) -> Iterator[Document]:
 
 
 def _size(document: Document) -> int:
-    return len(document.text.encode())
+    return len(document.text.encode("utf-8", "surrogatepass"))  # source may spell half a character
 
 
 def _by_hash(paths: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
@@ -274,4 +282,8 @@ def _read_stamp(output: Path, fingerprint: str) -> Gathered | None:
 
 
 if __name__ == "__main__":
-    gather(Path(sys.argv[1] if len(sys.argv) > 1 else "corpus/demo"), print)
+    try:
+        gather(Path(sys.argv[1] if len(sys.argv) > 1 else "corpus/demo"), print)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

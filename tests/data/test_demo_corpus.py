@@ -7,6 +7,7 @@ import pytest
 
 from data import demo_corpus
 from data.demo_corpus import gather
+from data.errors import DataError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,3 +82,18 @@ def test_a_gathering_that_dies_leaves_the_old_corpus(tmp_path, monkeypatch):
     assert documents(tmp_path / "demo", "prose")
     monkeypatch.undo()
     assert gather(tmp_path / "demo", lambda line: None).reused
+
+
+def test_a_folder_of_something_else_stays(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(DataError, match="exists and holds no gathered corpus; remove it or choose another folder"):
+        gather(tmp_path, lambda line: None)
+    assert (tmp_path / "mine").read_text() == "mine"
+    (tmp_path / "mine").unlink()
+    assert not gather(tmp_path, lambda line: None).reused
+    assert gather(tmp_path, lambda line: None).reused
+
+
+def test_half_a_character_has_a_size():
+    document = demo_corpus.Document("half \ud83e of a pair", "origin", "licence")
+    assert list(demo_corpus._capped([document], 100)) == [document]
