@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 _LINE = re.compile(r"[^\n]+")
+_BLANK_LINES = re.compile(r"(?:[^\S\n]*+\n)+")
 _NEWLINE = re.compile("\r\n?|\u2028|\u2029|\x85")
 # NUL and the other control characters but tab and newline; the byte order mark; the noncharacters U+FFFE, U+FFFF.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
@@ -40,7 +41,9 @@ class Unicode:
             text = _CONTROL.sub("", _NEWLINE.sub("\n", text))
             text = _SURROGATE.sub("\ufffd", text)
             text = "".join(_nfc(part) for part in _MARKS.split(text))
-        return text.rstrip().lstrip("\n")
+        text = text.rstrip()
+        blank = _BLANK_LINES.match(text)
+        return text[blank.end() :] if blank else text
 
 
 def _repaired(line: re.Match[str]) -> str:

@@ -22,6 +22,7 @@ PROSE = "Über die Größe der Häuser: «déjà vu», 20 € — “naïve” c
         ("one\r\ntwo\rthree\u2028four\x85five", "one\ntwo\nthree\nfour\nfive"),
         ("\ufeffdef f():\n\treturn 1\n\n\n", "def f():\n\treturn 1"),
         ("\n\n    indented\n  ", "    indented"),
+        ("  \n\t\n\n  indented\n \n  more", "  indented\n \n  more"),
         ("\x0c\x0b", ""),
         (" \n\t ", ""),
         ("🧱 \U0010ffff", "🧱 \U0010ffff"),
