@@ -1,6 +1,7 @@
 """Where a source's records lie, and a fingerprint of what is there: files, a URL, or a table."""
 
 import glob
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from data.prepare.folders import files_below
 from data.prepare.recipe import Domain, Source, SourceFormat, content
 from data.prepare.session import SPARK_ERRORS, sentence
 from data.prepare.stages import fingerprint_of
+
+SPARKS_OWN = re.compile("_SUCCESS|_(common_)?metadata|_(committed|started)_.*")  # beside the files that it writes
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,8 @@ def _files(source: Source, key: str) -> list[Path]:
     else:
         found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - a pattern may be absolute
     files = sorted({file for file in found if file.is_file()})  # of a pattern with ** twice, a file comes twice
+    if found != [path]:
+        files = [file for file in files if not SPARKS_OWN.fullmatch(file.name)]
     if not files:
         raise DataError(
             f"{key}: there is no file {pattern} (from {Path.cwd()}); correct the path or make the files first"
@@ -170,4 +175,6 @@ def _files(source: Source, key: str) -> list[Path]:
     for file in files:
         if file.name[0] in "._":
             raise DataError(f"{key}: Spark passes over files whose name begins with '{file.name[0]}'; rename {file}")
+        if ":" in file.name:
+            raise DataError(f"{key}: Spark can't read files whose name has a ':'; rename {file}")
     return files

@@ -149,9 +149,9 @@ def _read_jsonl(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame
     is too long to have a text that may stay is neither taken apart nor copied."""
     line = F.col("value")
     long = F.octet_length(line) > ESCAPED_BYTES * item.source.max_document_mb * MEGABYTE
-    # As the one item of an array: of a line by itself Spark reads the first value, and passes over what follows.
+    # As the first of two items of an array: Spark reads the first value, and passes over what follows it.
     schema = ArrayType(StructType([StructField(name, StringType()) for name in _unique(item)]))
-    array = F.concat(F.lit("["), line, F.lit("]"))
+    array = F.concat(F.lit("["), line, F.lit(",{}]"))
     options = {"mode": "PERMISSIVE", "maxStringLen": str(2**31 - 1)}  # `long` is the limit
     lines = spark.read.text(paths, recursiveFileLookup=True).where(long | (F.trim("value") != ""))
     lines = lines.select(
@@ -161,7 +161,7 @@ def _read_jsonl(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame
         long.alias("long"),
         (~long & ~F.is_valid_utf8(line)).alias("damaged"),
     )
-    lines = lines.withColumn("object", F.when(F.size("objects") == 1, F.col("objects")[0]))
+    lines = lines.withColumn("object", F.when(F.size("objects") == 2, F.col("objects")[0]))
     malformed = F.col("object").isNull()
     return lines.select(
         *_mapped(item, "object."), "file", "name", "raw", "long", malformed.alias("malformed"), "damaged"
@@ -176,7 +176,8 @@ def _read_csv(spark: SparkSession, item: Input, paths: list[str]) -> DataFrame:
     options: dict[str, Any] = {"header": True, "multiLine": True, "quote": '"', "escape": '"', "mode": "PERMISSIVE"}
     options |= {"recursiveFileLookup": True, "enforceSchema": False, "columnNameOfCorruptRecord": _BROKEN}
     options["columnPruning"] = False  # with it, fields too many or too few go unnoticed
-    names = spark.read.options(**options).csv(paths[0]).columns
+    headers = (spark.read.options(**options).csv(path).columns for path in paths)
+    names = next(filter(None, headers), [])  # an empty file has none
     check_columns(item, names)
     schema = StructType([StructField(name, StringType()) for name in [*names, _BROKEN]])
     frame = spark.read.options(**options).schema(schema).csv(paths)
@@ -231,7 +232,8 @@ def _mapped(item: Input, prefix: str = "") -> list[Column]:
 
 
 def _file() -> list[Column]:
-    return [F.col("_metadata.file_path").alias("file"), F.col("_metadata.file_name").alias("name")]
+    name = F.url_decode(F.replace(F.col("_metadata.file_name"), F.lit("+"), F.lit("%2B")))  # + is itself there
+    return [F.col("_metadata.file_path").alias("file"), name.alias("name")]
 
 
 def _nothing() -> Column:

@@ -179,6 +179,7 @@ def test_sample_and_limit_take_the_same_records_from_any_files(read, tmp_path):
 def test_what_is_malformed_is_kept_with_the_reason(spark, read, tmp_path):
     bad = [b'{"body": "cut off', b"[1, 2", b"null", b"17", b'{"body": "\xff"}', b'{"from": "textless"}', b"x" * 5000]
     bad += [b'{"body": "one"}{"body": "two"}', b'{"body": "one"}, {"body": "two"}', b'{"body": "one"} more']
+    bad += [b'{"body": "one"}] more', b'{"body": "one"}, {}']
     (tmp_path / "a.jsonl").write_bytes(LINES + b"\n".join(bad))
     item, raw, rows = read(tmp_path / "a.jsonl", **COLUMNS)
     assert sorted(row for row in rows if row[4] is None) == EXPECTED
@@ -194,8 +195,10 @@ def test_what_is_malformed_is_kept_with_the_reason(spark, read, tmp_path):
         '{"body": "one"}{"body": "two"}': "malformed",
         '{"body": "one"}, {"body": "two"}': "malformed",
         '{"body": "one"} more': "malformed",
+        '{"body": "one"}] more': "malformed",
+        '{"body": "one"}, {}': "malformed",
     }
-    with pytest.raises(DataError, match=r"10 of 16 records of .*a.jsonl can't be read \(malformed 8, no_utf8 1, no"):
+    with pytest.raises(DataError, match=r"12 of 18 records of .*a.jsonl can't be read \(malformed 10, no_utf8 1, no"):
         quarantine.check(raw, item)
 
     header = b'body,from,terms,at\n"in\nlines",b,c,d\n'
@@ -209,6 +212,45 @@ def test_what_is_malformed_is_kept_with_the_reason(spark, read, tmp_path):
         ("a,b,c,d,too many", "malformed"),
         ("b\ufffdd", "no_utf8"),
     }
+
+
+def test_a_file_without_a_header_is_passed_over(read, tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"")
+    (tmp_path / "b.csv").write_bytes(b"\n")
+    write_csv(tmp_path / "c.csv", RECORDS)
+    assert read(tmp_path, format=SourceFormat.csv, **COLUMNS)[2] == EXPECTED
+    (tmp_path / "c.csv").unlink()
+    with pytest.raises(DataError, match="has no column 'body'"):
+        read(tmp_path, format=SourceFormat.csv, **COLUMNS)
+
+
+def test_a_folder_that_spark_wrote(read, tmp_path):
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "part-00000.parquet")
+    for name in ("_SUCCESS", "_metadata", "_common_metadata", "_committed_17", "_started_17"):
+        (tmp_path / name).write_bytes(b"")
+    for path in (tmp_path, tmp_path / "*"):
+        assert read(path, format=SourceFormat.parquet, **COLUMNS)[2] == EXPECTED
+    with pytest.raises(DataError, match=r"whose name begins with '_'; rename .*/_SUCCESS"):
+        read(tmp_path / "_SUCCESS")
+    (tmp_path / "_more.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r"whose name begins with '_'; rename .*/_more"):
+        read(tmp_path, format=SourceFormat.parquet)
+
+
+def test_names_of_files_are_origins(read, tmp_path):
+    names = ["c %20 d.jsonl", "a+b.jsonl", "é [1]#?&.jsonl"]
+    for name in names:
+        (tmp_path / name).write_text('{"text": "x"}')
+    assert sorted(row[1] for row in read(tmp_path)[2]) == sorted(names)
+    (tmp_path / "2024-01-01T10:00:00.jsonl").write_text('{"text": "x"}')
+    with pytest.raises(DataError, match=r"path: Spark can't read files whose name has a ':'; rename .*10:00:00\.jsonl"):
+        read(tmp_path)
+
+
+def test_a_folder_with_a_colon(read, tmp_path):
+    (tmp_path / "10:00").mkdir()
+    (tmp_path / "10:00" / "a.jsonl").write_text('{"text": "x"}')
+    assert [row[0] for row in read(tmp_path)[2]] == ["x"]
 
 
 def test_a_document_may_be_as_long_as_the_source_says(read, tmp_path):
