@@ -114,13 +114,14 @@ class DomainRecord:
     duplicates: int  # exact copies of a document of this domain or of one before it in the recipe
     bytes: int  # UTF-8 bytes of the documents kept
     sources: list[SourceRecord]
-    origins: dict[str, int]  # the most frequent origins (up to the first '/') -> documents kept
+    origins: dict[str, int]  # the most frequent origins (up to the first '/'; of a URL, the host) -> documents kept
     splits: dict[str, SplitRecord]
     # Cross-entropy in nats per token of the held-out targets under the train split's unigram model (add-one smoothing
     # over the whole vocabulary). Targets are what a model is trained on: not a sample's first token, not padding.
     unigram_loss: float | None  # None: the recipe holds nothing out
     cleaning: list[CleaningRecord] = field(default_factory=list)  # in the order of the recipe
-    languages: dict[str, int] = field(default_factory=dict)  # ISO code -> documents; empty without the step `language`
+    # ISO code -> documents that cleaning kept, duplicates among them; empty without the step `language`.
+    languages: dict[str, int] = field(default_factory=dict)
     deduplication: list[DeduplicationRecord] = field(default_factory=list)  # in the order in which they were taken
     licences: dict[str, int] = field(default_factory=dict)  # the most frequent ones -> documents kept
     # Documents kept by their tokens: those under "256" have from 256 to 511, end-of-text included.

@@ -214,7 +214,7 @@ def sources_part(manifest: Manifest) -> Part:
 
 
 def provenance(of: DomainRecord) -> list[Block]:
-    counted = {"origin": of.origins, "licence": of.licences, "language": of.languages}
+    counted = {"origin": of.origins, "licence": of.licences, "language, duplicates included": of.languages}
     return [
         Table(f"Documents by {what}", [what, "documents"], [[name or "–", f"{n:,}"] for name, n in counts.items()])
         for what, counts in counted.items()
