@@ -46,17 +46,16 @@ def list_files(spark: SparkSession, url: str) -> DataFrame:
 
 
 def begins_with(spark: SparkSession, path: str, magic: bytes) -> bool:
-    """Are these a file's first bytes? An empty file counts as one that begins so, as does one that only a Spark Connect
-    server can open."""
+    """Are these a file's first bytes? One that only a Spark Connect server can open counts as one that begins so."""
     if path.startswith("file:"):
         with Path(re.sub("^file:/*", "/", path)).open("rb") as file:
-            return file.read(len(magic)) in (magic, b"")
+            return file.read(len(magic)) == magic
     if is_remote(spark):
         return True
     place = spark._jvm.org.apache.hadoop.fs.Path(path)  # type: ignore[union-attr]
     stream = place.getFileSystem(spark._jsc.hadoopConfiguration()).open(place)
     try:
-        return [stream.read() for _ in magic] in (list(magic), [-1] * len(magic))
+        return [stream.read() for _ in magic] == list(magic)
     finally:
         stream.close()
 

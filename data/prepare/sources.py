@@ -26,6 +26,7 @@ RAW = "text", *LINEAGE, "file", "dropped", "record"
 PREFIX = 4  # hex digits of a hash, by which a limit's last record is found
 MEGABYTE = 1_000_000
 ESCAPED_BYTES = 6  # that JSON may spell one byte of text with: \\u0041
+EMPTY = "its name says that it is compressed, and it has no byte"
 NO_BZIP2 = "its name says bzip2, its first bytes do not"
 _BROKEN = "__malformed"
 _REPLACEMENT = "\ufffd"
@@ -43,7 +44,7 @@ def write_raw(spark: SparkSession, item: Input, folder: Path, scratch: Path) -> 
     """
     paths = _paths(spark, item, scratch)
     too_long = _too_long(spark, item, paths) if item.source.format is SourceFormat.text else {}
-    unreadable = _no_bzip2(spark, item, paths)
+    unreadable = _compressed_in_name_alone(spark, item, paths)
     while True:
         left_out = [*unreadable, *too_long]
         _check_unreadable(unreadable, item)
@@ -85,14 +86,18 @@ def _files_at(spark: SparkSession, url: str) -> list[str]:
     return [no_glob(row.path) for row in remote_files.list_files(spark, url).select("path").collect()]
 
 
-def _no_bzip2(spark: SparkSession, item: Input, paths: list[str]) -> dict[str, str]:
-    """Files that are bzip2 by their names alone, with the reason: read by lines, Hadoop finds them empty."""
-    if paths == [item.source.path]:
+def _compressed_in_name_alone(spark: SparkSession, item: Input, paths: list[str]) -> dict[str, str]:
+    """Files that are compressed by their names alone, with the reason: read by lines, Hadoop finds them empty."""
+    empty = []
+    if paths == [item.source.path]:  # Spark lists no empty file
         files = remote_files.list_files(spark, item.source.path).where(F.endswith("path", F.lit(".bz2")))
-        named = [row.path for row in files.select("path").collect()]
+        bzip2 = [row.path for row in files.select("path").collect()]
     else:
-        named = [path for path in paths if path.endswith(".bz2")]
-    return {_plain(path): NO_BZIP2 for path in named if not remote_files.begins_with(spark, _unescaped(path), b"BZh")}
+        named = [path for path in paths if path.endswith((".gz", ".bz2", ".zst"))]
+        empty = [path for path in named if not Path(_plain(path)).stat().st_size]
+        bzip2 = [path for path in named if path.endswith(".bz2") and path not in empty]
+    other = [path for path in bzip2 if not remote_files.begins_with(spark, _unescaped(path), b"BZh")]
+    return {_plain(path): EMPTY for path in empty} | {_plain(path): NO_BZIP2 for path in other}
 
 
 def _paths(spark: SparkSession, item: Input, scratch: Path) -> list[str]:

@@ -270,16 +270,19 @@ def test_a_file_that_can_not_be_read_to_its_end_is_left_out_with_the_reason(spar
     (folder / "rubbish [2].jsonl.bz2").write_bytes(b"no bzip2 at all")
     (folder / "good.jsonl.bz2").write_bytes(bz2.compress(b""))
     (folder / "empty.jsonl.bz2").write_bytes(b"")
-    names = ["cut.jsonl.gz", "rubbish%20[1].jsonl.gz", "rubbish [2].jsonl.bz2"]
+    (folder / "empty.jsonl.gz").write_bytes(b"")
+    (folder / "empty.jsonl").write_bytes(b"")
+    names = ["cut.jsonl.gz", "rubbish%20[1].jsonl.gz", "rubbish [2].jsonl.bz2", "empty.jsonl.bz2", "empty.jsonl.gz"]
     item, raw, rows = read(folder, max_quarantined=0.7, **COLUMNS)
     assert sorted(row for row in rows if row[4] is None) == EXPECTED
-    assert read(f"file://{folder}", max_quarantined=0.7, **COLUMNS)[2] == rows
+    at_url = read(f"file://{folder}", max_quarantined=0.7, **COLUMNS)[2]
+    assert at_url == [row for row in rows if not row[1].startswith("empty.")], "Spark lists no empty file"
     bad = {Path(row.file): row for row in raw.where("dropped is not null").collect()}
     assert set(bad) == {folder / name for name in names}
     assert {row.dropped for row in bad.values()} == {"unreadable_file"} and all(row.record for row in bad.values())
     quarantine.check(raw, item)
     with pytest.raises(
-        DataError, match=r"\d of 6 files of .* can't be read, more than max_quarantined \(10.00%\): .*: \w"
+        DataError, match=r"\d of 8 files of .* can't be read, more than max_quarantined \(10.00%\): .*: \w"
     ):
         read(folder, max_quarantined=0.1, **COLUMNS)
 
