@@ -129,14 +129,15 @@ def lineage_of(base: Base, spark: SparkSession) -> DataFrame:
 def old_first(unique: DataFrame, base: DataFrame, domains: int) -> DataFrame:
     """The documents, of which those that the dataset has already keep its domain and have a priority below 0.
 
-    `base`: its lineage; `domains`: how many the recipe has.
+    `base`: its lineage; `domains`: how many the recipe has. A document counts as the dataset's only if the source that
+    it came from still gives it: another one's counts know nothing of it.
     """
     known = ["domain", "source", "origin", "licence", "time"]
     marked = unique.join(base.select("key", F.struct(known).alias("old")), "key", "left")
-    is_old = F.col("old").isNotNull()
+    is_old = F.col("old").isNotNull() & F.array_contains("found_in", F.struct("old.domain", "old.source"))
     columns: dict[str, Column] = {name: F.when(is_old, F.col(f"old.{name}")).otherwise(F.col(name)) for name in known}
     columns["priority"] = F.col("priority") - F.when(is_old, domains).otherwise(0)
-    return marked.withColumns(columns).select(unique.columns)
+    return marked.withColumns(columns).select(unique.columns).drop("found_in")
 
 
 def check_all_found(unique: DataFrame, base: Base, lineage: DataFrame) -> None:

@@ -117,7 +117,8 @@ def write_unique(cleaned: DataFrame, recipe: PrepareRecipe, folder: Path, base: 
     """
     copies = cleaned.where(F.col("dropped").isNull()).withColumn("hash", F.sha2("text", 256))
     first = F.min(F.struct("priority", "source", "origin", "licence", "time", "domain", "text")).alias("first")
-    unique = copies.groupBy("hash").agg(first)
+    found_in = F.collect_set(F.struct("domain", "source")).alias("found_in")
+    unique = copies.groupBy("hash").agg(first, *([] if base is None else [found_in]))
     unique = unique.select(
         "first.domain",
         "first.priority",
@@ -132,6 +133,7 @@ def write_unique(cleaned: DataFrame, recipe: PrepareRecipe, folder: Path, base: 
         "first.text",
         rehash(f"order {recipe.seed}", F.col("hash")).alias("key"),
         F.lit(None).cast("string").alias("dropped"),
+        *([] if base is None else ["found_in"]),
     )
     if base is not None:
         unique = append.old_first(unique, base, len(recipe.domains))

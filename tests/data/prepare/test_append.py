@@ -241,6 +241,19 @@ def test_another_tokenizer_is_refused(root, datasets):
         append.find_base(choice, bpe.train(WEB, 300, "other"))
 
 
+def test_documents_that_moved_to_another_source_are_refused(root, datasets, spark):
+    """Of one that is counted as code's, web's counts know nothing."""
+    output = root / "moved/dataset"
+    shutil.copytree(datasets[0], output)
+    shutil.copytree(root / "web", root / "moved/web")
+    shutil.copy(root / "code/1.jsonl", root / "moved/web/3.jsonl")
+    (root / "moved/code").mkdir()
+    (root / "moved/code/1.jsonl").write_text((root / "notes.jsonl").read_text())
+    sentence = r"append: \d+ of the \d+ documents of .* no longer come out .*for example code/1.jsonl \d+ of code"
+    with pytest.raises(DataError, match=sentence):
+        prepare(appending(root / "moved", output), lambda line: None, spark)
+
+
 def test_a_damaged_dataset_is_refused(root, datasets, tmp_path):
     shutil.copytree(datasets[0], tmp_path / "dataset")
     next((tmp_path / "dataset/web/train").glob("shard*")).unlink()
