@@ -267,7 +267,8 @@ def _count_steps(of: DomainCounts, steps: dict[str, Found]) -> None:
 
 def _top(kept: DataFrame) -> DataFrame:
     """(domain, kind, value, documents) of each domain's most frequent origins and licences, which are the kinds."""
-    values = {"origin": F.substring_index("origin", "/", 1), "licence": F.col("licence")}
+    of_url = F.regexp_replace("origin", "^[A-Za-z][A-Za-z0-9+.-]*://", "")  # of a URL its host is counted
+    values = {"origin": F.substring_index(of_url, "/", 1), "licence": F.col("licence")}
     named = F.array(*(F.struct(F.lit(kind).alias("kind"), value.alias("value")) for kind, value in values.items()))
     of = kept.select("domain", F.explode(named).alias("of")).select("domain", "of.*").where(F.col("value").isNotNull())
     groups = of.groupBy("domain", "kind", "value").count()

@@ -11,7 +11,7 @@ import pytest
 
 from data import lineage
 from data.manifest import Manifest, folder_of, verify
-from data.prepare import best_fit, buckets
+from data.prepare import best_fit, buckets, documents
 from data.prepare.job import prepare
 from data.prepare.recipe import Packing, without_password
 from data.tokenizer import Tokenizer
@@ -294,3 +294,12 @@ def test_every_step_is_reported(lines, two_cores):
         "is ready",
     ):
         assert words in said, said
+
+
+def test_origins_that_are_urls_are_counted_by_host(spark):
+    origins = ["https://a.org/x", "http://a.org/y", "s3://bucket/z", "pkg 2.0/a.py", "pkg 2.0/https://", "plain"]
+    kept = spark.createDataFrame(
+        [("web", origin, None) for origin in origins], "domain string, origin string, licence string"
+    )
+    found = {row.value: row["count"] for row in documents._top(kept).collect()}
+    assert found == {"a.org": 2, "pkg 2.0": 2, "bucket": 1, "plain": 1}
