@@ -90,7 +90,7 @@ class RemoteDataset:
         before = self._manifest(there)
         shards = shards_of(manifest)
         named = {key: folder / key for key, size in shards.items() if there.get(key) != size}
-        fixed = {key: folder / key for key in files_in(folder) if key not in shards}
+        fixed = {key: folder / key for key in files_beside(folder)}
         versions = {
             f"{version_folder(manifest)}/{key}": path
             for key, path in fixed.items()
@@ -201,10 +201,10 @@ def indexes_of(manifest: Manifest) -> set[str]:
     return {f"{folder_of(domain, split)}/{INDEX}" for domain, of in manifest.domains.items() for split in of.splits}
 
 
-def files_in(folder: Path) -> list[str]:
-    """The dataset's files but for its manifest."""
-    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return [key for key in found if key != FILE and not key.rpartition("/")[2].startswith(".")]
+def files_beside(folder: Path) -> list[str]:
+    """The dataset's files but for its manifest, its shards, and what runs that read it here have unpacked of those."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((".", "shard.")))
+    return [key for path in found if (key := path.relative_to(folder).as_posix()) != FILE]
 
 
 def sha256(file: Path) -> str:

@@ -236,10 +236,12 @@ def test_files_of_fixed_names_are_brought_again_only_if_they_changed(
     manifests = []
     for seed in (1, 2):
         manifests.append(make_dataset(tmp_path / f"{seed}", seed, 2))
+        (tmp_path / f"{seed}" / "web" / "train" / "shard.00000.0a1b2c3d4e5f.mds").touch()  # a run has unpacked it
         (tmp_path / f"{seed}" / "quarantine").mkdir()
         (tmp_path / f"{seed}" / "quarantine" / "part-00000.parquet").write_text("the same")
         brought.clear()
         dataset.upload(tmp_path / f"{seed}", manifests[-1], silent)
+    assert not [key for key in brought if "0a1b2c3d4e5f" in key]
     assert "quarantine/part-00000.parquet" not in brought and "web/train/index.json" not in brought
     assert {"code/train/index.json", "tokenizer/encoding.json", "manifest.json"} <= set(brought)
     assert brought[-1] == "manifest.json"
