@@ -1,10 +1,9 @@
 """The ways in which a run ends early without a fault of ours."""
 
-import errno
 from types import FrameType
 from typing import NoReturn
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from data.errors import NO_ROOM
 
 
 class RecipeError(Exception):

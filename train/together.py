@@ -13,7 +13,7 @@ from typing import Any
 from composer.utils import dist
 from torch.distributed import Store, distributed_c10d
 
-from data.errors import DataError
+from data.errors import DataError, Outage
 from model.errors import ModelError
 from train.errors import Diverged, RecipeError, RunFailed, Stopped, no_room
 
@@ -67,6 +67,8 @@ def missed(error: Exception) -> str:
 def in_a_sentence(error: Exception) -> Exception:
     """The same error, or one that says in a sentence what its user can do."""
     for cause in causes(error):
+        if isinstance(cause, Outage):
+            return RunFailed(f"{cause}; the same command goes on from the newest checkpoint")
         if isinstance(cause, MISTAKES):
             return cause
         if isinstance(cause, OSError) and (full := no_room(cause)):

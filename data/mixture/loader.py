@@ -53,7 +53,8 @@ class CurriculumLoader(StreamingDataLoader):
             for batch in super().__iter__():
                 yield {name: torch.from_numpy(column) for name, column in batch.items()}
         except DataError as error:  # from a worker it comes with the worker's traceback as its text
-            raise DataError(str(error).rsplit("DataError: ", 1)[-1].strip()) from None
+            kind = type(error)
+            raise kind(str(error).rsplit(f"{kind.__name__}: ", 1)[-1].strip()) from None
 
 
 def as_it_is(batch: Any) -> Any:

@@ -18,7 +18,7 @@ from streaming.base.dataset import _ShardState
 from streaming.base.distributed import get_local_rank
 from streaming.base.hashing import get_hash
 
-from data.errors import DataError
+from data.errors import DataError, Outage, is_outage
 from data.mixture.leftovers import (
     alone_on_this_machine,
     number_of_leader,
@@ -81,7 +81,7 @@ class PreparedDataset(StreamingDataset):
         """Have the shard on disk, fetched, checked and unpacked. A damaged copy is fetched or unpacked again, once.
 
         Raises:
-            DataError: it can't be fetched, or is not what the index says.
+            DataError: it can't be fetched, or is not what the index says. Outage: just now.
         """
         try:
             super().prepare_shard(shard_id, blocking)
@@ -157,7 +157,8 @@ class PreparedDataset(StreamingDataset):
             return DataError(f"{stream.local} has no room for {name}: make some, or lower dataset.cache_limit")
         remedy = "; if it is damaged there, delete it and prepare the dataset again"
         why = first_line(error) + (remedy if isinstance(error, ValueError) else "")
-        return DataError(f"{name} can't be fetched from {stream.remote}: {why}")
+        kind = Outage if is_outage(error) else DataError
+        return kind(f"{name} can't be fetched from {stream.remote}: {why}")
 
 
 class PreparedStream(Stream):

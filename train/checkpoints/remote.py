@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.errors import DataError
+from data.errors import DataError, is_outage
 from data.patience import Say, patient
 from data.stores import Store, open_store
 from data.words import byte_count
@@ -20,7 +20,7 @@ from train.checkpoints.checksums import FILE as CHECKSUMS
 from train.checkpoints.checksums import damages, read_checksums
 from train.checkpoints.names import PARTIAL, PREFIX, is_name, name_of, newest_checkpoint, set_aside, steps_in, steps_of
 from train.checkpoints.retention import MARK, Retention
-from train.errors import RecipeError
+from train.errors import RecipeError, RunFailed
 from train.recipe import Recipe
 from train.run_directory import RunDirectory
 
@@ -152,6 +152,7 @@ def fetch_run(recipe: Recipe, run: RunDirectory, say: Callable[[str], None]) -> 
 
     Raises:
         RecipeError: the copy can't be read, or the folder can't be written to.
+        RunFailed: the copy can't be reached just now.
     """
     remote = RemoteRun.of(recipe)
     if remote is None:
@@ -193,5 +194,5 @@ def _in_a_sentence(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise RecipeError(f"{what}: {reason}") from None
+        reason = f"{what}: {(str(error) or type(error).__name__).splitlines()[0]}"
+        raise RunFailed(f"{reason}; run the same command again") if is_outage(error) else RecipeError(reason) from None

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from streaming import Stream
 
-from data.errors import DataError
+from data.errors import DataError, Outage
 from data.mixture import prepared
 from data.mixture.loader import CurriculumLoader
 from data.mixture.plan import Plan
@@ -52,6 +53,19 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_remote_that_is_away_is_no_mistake(
+    remote: Path, tmp_path: Path, two_stages: Plan, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reset(*_: object) -> None:
+        raise ConnectionResetError("Connection reset by peer")
+
+    monkeypatch.setattr(Stream, "prepare_shard", reset)
+    loader = CurriculumLoader(dataset_at(remote, tmp_path / "cache", two_stages), workers)
+    with pytest.raises(Outage, match=r"^shard\S+ can't be fetched from slow://\S+: Connection reset by peer$"):
+        next(iter(loader))
 
 
 @pytest.fixture
