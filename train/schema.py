@@ -31,7 +31,8 @@ def shape_problems(hint: Any, value: Any, path: str = "") -> Iterator[Problem]:
     elif origin is tuple:
         yield from tuple_problems(get_args(hint), value, path)
     elif origin is dict:
-        yield from dict_problems(get_args(hint)[1], value, path)
+        key_hint, item_hint = get_args(hint)
+        yield from dict_problems(key_hint, item_hint, value, path)
     elif not scalar_fits(hint, value):
         yield path, f"expected {NAMES[hint]}, found {show(value)}"
 
@@ -94,13 +95,13 @@ def tuple_problems(item_hints: tuple, value: Any, path: str) -> Iterator[Problem
         yield from shape_problems(hint, item, f"{path}[{index}]")
 
 
-def dict_problems(item_hint: Any, value: Any, path: str) -> Iterator[Problem]:
+def dict_problems(key_hint: Any, item_hint: Any, value: Any, path: str) -> Iterator[Problem]:
     if not isinstance(value, dict):
         yield path, f"expected names and values, found {show(value)}"
         return
     for key, item in value.items():
-        if not isinstance(key, str):
-            yield join(path, key), f"expected a name in quotes, found {show(key)}"
+        if key_hint is str and not isinstance(key, str):
+            yield join(path, key), f"expected a name, which may need quotes, found {show(key)}"
         yield from shape_problems(item_hint, item, join(path, key))
 
 
