@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from model.config import ExpertsImplementation, ModelConfig
+from model.config import ExpertsImplementation
 from train.recipe import Recipe
 from train.schema import Problem
 
@@ -82,16 +82,20 @@ def batch_problems(recipe: Recipe, ranks: int) -> Iterator[Problem]:
         found = f"a rank's share is {share} samples ({batch} over {ranks} ranks)"
         expected = f"expected a divisor of a rank's share, found {micro}, where {found}"
         yield "device_train_microbatch_size", f"{expected}{divisors_near(share, micro)}"
-    elif may_take_megablocks(recipe.model):
-        yield from slot_problems(recipe, "device_train_microbatch_size", micro or share)
-        if recipe.device_eval_batch_size is not None:
-            yield from slot_problems(recipe, "device_eval_batch_size", recipe.device_eval_batch_size)
+    else:
+        yield from megablocks_problems(recipe, share)
 
 
-def may_take_megablocks(model: ModelConfig) -> bool:
-    """On a GPU, where they are the experts that are chosen by themselves."""
-    chosen = ExpertsImplementation.auto, ExpertsImplementation.megablocks
-    return model.experts in chosen and model.fits_megablocks
+def megablocks_problems(recipe: Recipe, share: int) -> Iterator[Problem]:
+    """Experts that are chosen by themselves are MegaBlocks' on a GPU, and are held to what the recipe says itself: on
+    how many ranks a plan's will be is not known."""
+    experts, micro = recipe.model.experts, recipe.device_train_microbatch_size
+    if experts is ExpertsImplementation.megablocks:
+        micro = micro or share
+    elif experts is not ExpertsImplementation.auto or not recipe.model.fits_megablocks:
+        return
+    yield from slot_problems(recipe, "device_train_microbatch_size", micro or 0)
+    yield from slot_problems(recipe, "device_eval_batch_size", recipe.device_eval_batch_size or 0)
 
 
 def slot_problems(recipe: Recipe, key: str, micro: int) -> Iterator[Problem]:
