@@ -10,11 +10,17 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+
+from data.errors import DataError
 from data.prepare import submit
 from data.prepare.job import prepare
 from data.prepare.recipe import PrepareRecipe
 from train.errors import Terminated
 from train.reader import RecipeSource, read_recipe
+
+WITHOUT_JAVA = (OSError, Py4JError, PySparkException, DataError)  # the last: what is made of the others
 
 
 def prepare_command(path: Path, overrides: Sequence[str], print_submit: bool = False) -> int:
@@ -35,8 +41,8 @@ def prepare_command(path: Path, overrides: Sequence[str], print_submit: bool = F
 
 @contextmanager
 def _terminated_at_sigterm() -> Iterator[None]:
-    """Whatever else goes wrong then: Java may have had the signal as well, and is missed before this process heeds it,
-    or when it is to be told that all is over."""
+    """Also where Java, which may have had the signal as well, is missed before this process heeds it, or when it is to
+    be told that all is over. Any other error is one of ours, and stays."""
     heard: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> NoReturn:
@@ -46,7 +52,7 @@ def _terminated_at_sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, on_signal)
     try:
         yield
-    except Exception:
+    except WITHOUT_JAVA:
         if heard:
             raise Terminated from None
         raise
